@@ -1,0 +1,316 @@
+"""A network as a chain of layers with cut points between them: the depth axis.
+
+Depth 0 is the input; depth L, the last, is the input of the last linear layer (before pooling,
+where pooling comes just before it). A cut point lies wherever a single tensor carries everything
+that the layers above need, after a block or after a weighted layer with its norm and activation.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from topwork.errors import ChainError, did_you_mean
+from topwork.network.costs import measure_costs
+from topwork.network.layout import Layout, layout_of, positions
+from topwork.network.sharing import share_copy
+from topwork.network.trace import Traced, TraceFailure, normalize, trace
+from topwork.network.units import find_cuts, role_of
+
+INPUT = "input"
+BODY = "body"
+
+
+@dataclass(frozen=True)
+class CutPoint:
+    """One place where a network can be divided.
+
+    Attributes:
+        depth: its position on the axis, 0 for the input.
+        name: the path of the module that ends here; ``"input"`` at depth 0.
+        shape: of the tensor that crosses, for one image.
+        layout: how that tensor is laid out.
+        stage_end: whether the next cut point belongs to another stage or resolution.
+        parameters: trainable numbers below.
+        multiply_adds: of one image through all layers below.
+        before: the ReLU or batch norm that comes right above, if any: codes taken here are not
+            thresholded the way the source network's own next layer sees them.
+    """
+
+    depth: int
+    name: str
+    shape: tuple[int, ...]
+    layout: Layout
+    stage_end: bool
+    parameters: int
+    multiply_adds: int
+    before: str | None
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of this cut's tensor for one image in float32."""
+        return 4 * int(torch.Size(self.shape).numel())
+
+
+@dataclass(frozen=True)
+class Chain:
+    """A network cut into a chain; made by `trace_chain` or `Chain.of`.
+
+    Attributes:
+        network: the module tree that ``graph`` points into. It shares its tensors with the
+            network it was made from, and nothing else.
+        graph: the calls, in the order of execution.
+        cuts: the cut points by depth, the input first and L last.
+        nodes: the graph node whose value crosses, one for each cut point.
+        copied: depths whose tensor a layer above overwrites in place, so that layers above must
+            be given a copy.
+        head: the path of the last linear layer, or None if the network ends without one.
+        note: why only depths 0 and L are known, or None.
+    """
+
+    network: nn.Module
+    graph: fx.Graph
+    cuts: tuple[CutPoint, ...]
+    nodes: tuple[fx.Node, ...]
+    copied: frozenset[int]
+    head: str | None
+    note: str | None = None
+
+    @staticmethod
+    def of(parts: Sequence[tuple[str, nn.Module]], example: Tensor) -> Chain:
+        """Make a chain from named modules that run one after another.
+
+        For networks whose ``forward`` cannot be traced: name their parts yourself, the last one
+        being the classifier. Composing is checked by running.
+
+        Args:
+            parts: (name, module) in the order of execution; names may hold dots.
+            example: input, [N, C, H, W].
+
+        Raises:
+            ChainError: if the parts do not fit together, or fewer than two are given.
+
+        >>> net = nn.Sequential(nn.Flatten(), nn.Linear(12, 5), nn.ReLU(), nn.Linear(5, 2))
+        >>> body = nn.Sequential(net[0], net[1], net[2])
+        >>> chain = Chain.of([("body", body), ("head", net[3])], torch.zeros(1, 3, 2, 2))
+        >>> [cut.name for cut in chain.cuts], chain.head
+        (['input', 'body'], 'head')
+        """
+        if len(parts) < 2:
+            raise ChainError("a chain needs at least two parts: layers, then the classifier")
+        root, graph = nn.Module(), fx.Graph()
+        value = graph.placeholder("x")
+        for name, module in parts:
+            put(root, name, share_copy(module))
+            value = graph.call_module(name, (value,))
+        graph.output(value)
+        try:
+            traced = normalize(root.eval(), graph, example)
+        except (RuntimeError, TypeError, TraceFailure) as error:
+            first_line = str(error).partition("\n")[0]
+            raise ChainError(
+                f"the parts given to Chain.of do not run one after another: {first_line}"
+            ) from error
+        calls = [node for node in traced.graph.nodes if node.op == "call_module"]
+        ends = [(node, str(node.target)) for node in calls[:-1]]
+        is_linear = isinstance(parts[-1][1], nn.Linear)
+        return make_chain(traced, ends, head=parts[-1][0] if is_linear else None)
+
+    def __len__(self) -> int:
+        return len(self.cuts)
+
+    @property
+    def top(self) -> CutPoint:
+        """The deepest cut point, L."""
+        return self.cuts[-1]
+
+    def resolve(self, depth: str | int) -> CutPoint:
+        """Find a cut point by number, name, or the path of a stage that ends there.
+
+        Raises:
+            ChainError: if there is none; the message names the nearest.
+
+        """
+        text = str(depth)
+        if re.fullmatch(r"-?\d+", text):
+            if 0 <= int(text) < len(self.cuts):
+                return self.cuts[int(text)]
+            raise ChainError(
+                f"depth {text} does not exist: give 0 (the input) to {len(self.cuts) - 1}"
+                f" ({self.top.name})"
+            )
+        inside = [c for c in self.cuts if c.name == text or c.name.startswith(text + ".")]
+        if inside:
+            return inside[-1]
+        names = [cut.name for cut in self.cuts]
+        stages = {name.rpartition(".")[0] for name in names} - {""}
+        hint = did_you_mean(text, [*names, *stages])
+        raise ChainError(
+            f"no cut point is named {text!r}{hint}; `topwork inspect` prints the names"
+        )
+
+    def depth_of_state(self) -> dict[str, int]:
+        """Tell for each entry of the network's ``state_dict`` which depth first includes it.
+
+        Entries above the last cut point, and those that ``forward`` never uses, have
+        ``len(chain)``.
+        """
+        depths = dict.fromkeys(self.network.state_dict(), len(self.cuts))
+        boundaries = list(self.nodes)
+        depth = 0
+        for node in self.graph.nodes:
+            if node.op in ("call_module", "get_attr"):
+                target = str(node.target)
+                for key in depths:
+                    if key == target or key.startswith(target + "."):
+                        depths[key] = min(depths[key], depth)
+            while depth < len(boundaries) and node is boundaries[depth]:
+                depth += 1
+        return depths
+
+
+def trace_chain(network: nn.Module, example: Tensor) -> Chain:
+    """Find the cut points of a network at one input size.
+
+    Args:
+        network: takes one tensor; neither it nor its mode is changed.
+        example: input of the size to be used, [N, C, H, W]; its values do not matter.
+
+    Returns:
+        the chain; where ``forward`` cannot be traced, one with depths 0 and L only, whose
+        ``note`` names the line that stopped it.
+
+    Raises:
+        ChainError: if even L cannot be found.
+
+    >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16, 2))
+    >>> [(cut.name, cut.shape) for cut in trace_chain(net, torch.zeros(1, 3, 4, 4)).cuts]
+    [('input', (3, 4, 4)), ('1', (4, 2, 2))]
+    """
+    if example.dim() < 2:
+        raise ChainError(
+            f"the example has shape {tuple(example.shape)}; give a batch such as [1, 3, 224, 224]"
+        )
+    try:
+        traced = trace(network, example)
+        ends, head = below_head(traced, find_cuts(traced))
+    except TraceFailure as failure:
+        return ends_only(network, example, str(failure))
+    if not ends:
+        return ends_only(network, example, "no tensor that crosses alone below the classifier")
+    return make_chain(traced, ends, head)
+
+
+def ends_only(network: nn.Module, example: Tensor, reason: str) -> Chain:
+    """Return the chain of depths 0 and L, for a network that cannot be traced.
+
+    The last linear layer is found by running, and taken out: what remains gives L.
+    """
+    network = share_copy(network).eval()
+    path, result, output = run_last_linear(network, example)
+    if path is None or not torch.equal(result, output):
+        raise ChainError(
+            f"the network cannot be traced ({reason}) and does not end in a linear layer;"
+            " name its parts with topwork.Chain.of([(name, module), ...], example)"
+        )
+    root, graph = nn.Module(), fx.Graph()
+    head = network.get_submodule(path)
+    put(network, path, nn.Identity())
+    put(root, BODY, network)
+    put(root, path, head)
+    code = graph.call_module(BODY, (graph.placeholder("x"),))
+    graph.output(graph.call_module(path, (code,)))
+    traced = normalize(root, graph, example)
+    return make_chain(traced, [(code, BODY)], path, note=f"only depths 0 and L: {reason}")
+
+
+def run_last_linear(network: nn.Module, example: Tensor) -> tuple[str | None, Tensor, Tensor]:
+    """Run a network; return the path and output of the last linear layer, and its own output."""
+    last: list[tuple[str, Tensor]] = []
+
+    def note(path: str) -> Any:
+        return lambda module, inputs, result: last.append((path, result))
+
+    hooks = [
+        module.register_forward_hook(note(path))
+        for path, module in network.named_modules()
+        if isinstance(module, nn.Linear) and path
+    ]
+    try:
+        with torch.no_grad():
+            output = network(example)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return (*last[-1], output) if last else (None, output, output)
+
+
+def put(root: nn.Module, path: str, module: nn.Module) -> None:
+    """Set a submodule at a dotted path, making the modules on the way."""
+    *parents, name = path.split(".")
+    for parent in parents:
+        if not hasattr(root, parent):
+            root.add_module(parent, nn.Module())
+        root = getattr(root, parent)
+    setattr(root, name, module)
+
+
+def make_chain(
+    traced: Traced, ends: list[tuple[fx.Node, str]], head: str | None, note: str | None = None
+) -> Chain:
+    """Build the chain from the nodes that cross, input excluded, L last."""
+    nodes = (next(iter(traced.graph.nodes)), *(node for node, _ in ends))
+    names = (INPUT, *(name for _, name in ends))
+    shapes = [traced.values[node] for node in nodes]
+    layouts = [layout_of(shape, traced.network) for shape in shapes]
+    costs = measure_costs(traced, nodes)
+    stages = [
+        (name.rpartition(".")[0], positions(shape, layout))
+        for name, shape, layout in zip(names, shapes, layouts, strict=True)
+    ]
+    cuts = tuple(
+        CutPoint(
+            depth=depth,
+            name=name,
+            shape=shapes[depth],
+            layout=layouts[depth],
+            stage_end=stages[depth] != stages[min(depth + 1, len(stages) - 1)]
+            or depth == len(stages) - 1,
+            parameters=costs[depth].parameters,
+            multiply_adds=costs[depth].multiply_adds,
+            before=costs[depth].before,
+        )
+        for depth, name in enumerate(names)
+    )
+    copied = frozenset(depth for depth, node in enumerate(nodes) if node in traced.altered)
+    return Chain(traced.network, traced.graph, cuts, nodes, copied, head, note)
+
+
+def below_head(
+    traced: Traced, ends: list[tuple[fx.Node, str]]
+) -> tuple[list[tuple[fx.Node, str]], str | None]:
+    """Split off the last linear layer: return the cuts below it, and its path.
+
+    A network that does not end in one linear layer (or a convolution of one position, which is
+    the same) has no head: all its cuts remain, or those below where its several heads begin.
+    """
+    nodes = list(traced.graph.nodes)
+    weighted = [i for i, node in enumerate(nodes) if role_of(traced, node) == "weighted"]
+    last = nodes[weighted[-1]]
+    if last.op != "call_module" or not is_linear(traced.network.get_submodule(str(last.target))):
+        return ends, None
+    below = [end for end in ends if nodes.index(end[0]) < weighted[-1]]
+    alone = not below or sum(i > nodes.index(below[-1][0]) for i in weighted) == 1
+    return below, str(last.target) if alone else None
+
+
+def is_linear(module: nn.Module) -> bool:
+    """Say whether a module is a linear layer, or a convolution that is one at each position."""
+    return isinstance(module, nn.Linear) or (
+        isinstance(module, nn.Conv2d) and set(module.kernel_size) == {1}
+    )

@@ -1,0 +1,156 @@
+"""Cutting a chain: a trunk that is only ever run, and a top that is trained.
+
+Frozen means not there. The trunk is no ``nn.Module``: it has no parameters to hand to an
+optimizer, no mode to switch, and runs without gradients. Cutting shares tensors and copies
+nothing; fitting copies what it will train.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, fx, nn
+
+from topwork.errors import ChainError
+from topwork.network.chain import Chain, CutPoint
+from topwork.network.sharing import share_copy
+from topwork.network.trace import is_batch_size
+
+
+class Trunk:
+    """The layers below one or more cut points, as a function of images.
+
+    Always in eval mode, always without gradients; nothing it does writes to a tensor of the
+    network it was cut from.
+    """
+
+    def __init__(self, chain: Chain, depths: Sequence[str | int]) -> None:
+        cuts = sorted({chain.resolve(depth) for depth in depths}, key=lambda cut: cut.depth)
+        self.cuts = tuple(cuts)
+        starts = [chain.cuts[0], *cuts]
+        self.segments = tuple(
+            segment(chain, below, above).eval() for below, above in zip(starts, cuts, strict=False)
+        )
+
+    def outputs(self, images: Tensor) -> Iterator[tuple[CutPoint, Tensor]]:
+        """Yield each cut point with its tensor, the lowest first, in one pass.
+
+        Args:
+            images: float32 [N, C, H, W], normalized.
+        """
+        value = images
+        with torch.no_grad():
+            for cut, part in zip(self.cuts, self.segments, strict=True):
+                value = part(value)
+                yield cut, value
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Return the tensor at the uppermost cut point."""
+        with torch.no_grad():
+            for part in self.segments:
+                images = part(images)
+        return images
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the trunk's tensors by their names in the network; they are shared with it."""
+        return {name: value for part in self.segments for name, value in part.state_dict().items()}
+
+    def program(self) -> str:
+        """Return the trunk's calls as text: the same text means the same calls."""
+        return "\n".join(str(part) for part in self.segments)
+
+    def to(self, device: torch.device, memory_format: torch.memory_format) -> Trunk:
+        """Return a trunk with its own tensors on a device, in a memory layout."""
+        moved = object.__new__(Trunk)
+        moved.cuts = self.cuts
+        moved.segments = tuple(
+            copy.deepcopy(part).to(device=device, memory_format=memory_format)
+            for part in self.segments
+        )
+        return moved
+
+
+def cut(chain: Chain, depth: str | int) -> tuple[Trunk, nn.Module]:
+    """Cut a chain in two: ``top(trunk(x))`` is ``network(x)``, bit for bit in eval mode.
+
+    The top is an ``nn.Module`` in eval mode whose parameters are the network's own, under the
+    names they have there; dropout and batch norm in it follow its mode.
+
+    >>> from topwork.network.chain import trace_chain
+    >>> net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)).eval()
+    >>> trunk, top = cut(trace_chain(net, torch.ones(1, 4)), "1")
+    >>> torch.equal(top(trunk(torch.ones(5, 4))), net(torch.ones(5, 4)))
+    True
+    >>> sorted(top.state_dict())
+    ['2.bias', '2.weight']
+    """
+    at = chain.resolve(depth)
+    return Trunk(chain, [at.depth]), segment(chain, at, None)
+
+
+def segment(chain: Chain, below: CutPoint, above: CutPoint | None) -> fx.GraphModule:
+    """Return the layers between two cut points; None stands for the network's output.
+
+    Module objects are new, tensors are the network's own. Where the first of the layers would
+    overwrite its input in place, it is given a copy.
+    """
+    root = share_copy(chain.network)
+    start = chain.nodes[below.depth]
+    result = chain.nodes[above.depth] if above else output_value(chain.graph)
+    return fx.GraphModule(root, extract(chain, start, below.depth in chain.copied, result))
+
+
+def codes_segment(chain: Chain) -> fx.GraphModule | None:
+    """Return what lies between L and the last linear layer: the source head's own pooling.
+
+    None if the network has no single last linear layer.
+    """
+    if chain.head is None:
+        return None
+    (linear,) = (n for n in chain.graph.nodes if n.op == "call_module" and n.target == chain.head)
+    top = chain.top.depth
+    graph = extract(chain, chain.nodes[top], top in chain.copied, linear.all_input_nodes[0])
+    return fx.GraphModule(share_copy(chain.network), graph)
+
+
+def output_value(graph: fx.Graph) -> fx.Node:
+    """Return the node whose value the graph returns."""
+    value = next(node for node in reversed(graph.nodes) if node.op == "output").args[0]
+    if not isinstance(value, fx.Node):
+        raise ChainError("the network must return one tensor, the scores")
+    return value
+
+
+def extract(chain: Chain, start: fx.Node, copied: bool, result: fx.Node) -> fx.Graph:
+    """Copy the calls that lead from one node's value to another's into a graph of their own."""
+    graph = fx.Graph()
+    entry = graph.placeholder("x")
+    value = graph.call_method("clone", (entry,)) if copied else entry
+    renamed = {start: value}
+    if start is result:
+        graph.output(value)
+        return graph
+    needed = ancestors(start, result)
+    for node in chain.graph.nodes:
+        if node in needed:
+            if node.op == "call_method" and is_batch_size(node):
+                renamed[node] = graph.call_method("size", (entry, 0))
+            else:
+                renamed[node] = graph.node_copy(node, lambda n: renamed[n])
+    graph.output(renamed[result])
+    return graph
+
+
+def ancestors(start: fx.Node, result: fx.Node) -> set[fx.Node]:
+    """Return the nodes that a result needs, down to the start and without it."""
+    found: set[fx.Node] = set()
+    waiting = [result]
+    while waiting:
+        node = waiting.pop()
+        if node is not start and node not in found:
+            found.add(node)
+            reads = [] if node.op == "call_method" and is_batch_size(node) else node.all_input_nodes
+            waiting.extend(reads)
+    return found
