@@ -66,8 +66,7 @@ class Trunk:
         moved = object.__new__(Trunk)
         moved.cuts = self.cuts
         moved.segments = tuple(
-            copy.deepcopy(part).to(device=device, memory_format=memory_format)
-            for part in self.segments
+            copy.deepcopy(part).to(device).to(memory_format=memory_format) for part in self.segments
         )
         return moved
 

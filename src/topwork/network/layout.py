@@ -28,7 +28,7 @@ class Layout:
 
     def __str__(self) -> str:
         if self.kind == "map":
-            return f"map, channels {'last' if self.channels_last else 'first'}"
+            return "map, channels last" if self.channels_last else "map"
         if self.kind == "tokens":
             return f"tokens, {self.prefix} prefix" if self.prefix else "tokens"
         return self.kind

@@ -1,0 +1,88 @@
+"""From a plan to a chain that holds the right weights."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from topwork.errors import BackboneError
+from topwork.network.chain import Chain, trace_chain
+from topwork.network.codes import choose_pool
+from topwork.network.fetch import weights_file
+from topwork.network.spec import BackboneSpec
+from topwork.network.state import read_state
+from topwork.network.weights import Accounting, assign_weights
+from topwork.network.zoo import Backbone
+from topwork.plan import Plan
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A backbone ready to be cut.
+
+    Attributes:
+        backbone: what it was made from.
+        chain: its depth axis; layers up to the plan's ``reused`` hold pretrained weights.
+        plan: the plan, settled on this axis, its pooling included.
+        accounting: where every tensor went; None if all layers are random.
+        weights: file and SHA-256 of the pretrained weights; None if all layers are random.
+    """
+
+    backbone: Backbone
+    chain: Chain
+    plan: Plan
+    accounting: Accounting | None
+    weights: dict[str, str] | None
+
+
+def build_chain(spec: BackboneSpec, size: tuple[int, int], seed: int = 0) -> Chain:
+    """Build an architecture with random weights and find its cut points.
+
+    The caller's random state is neither used nor changed.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = spec.build()
+        example = torch.randn(1, 3, *size)
+    return trace_chain(network, example)
+
+
+def load_backbone(backbone: Backbone, plan: Plan, seed: int = 0) -> Loaded:
+    """Build a backbone, settle a plan on it and give it the weights that the plan reuses.
+
+    Raises:
+        PlanError: if the plan makes no sense on this network.
+        BackboneError: if weights are needed and none are known or can be had.
+        WeightsError: if the weights do not fit, or do not reach up to ``reused``.
+    """
+    chain = build_chain(backbone.spec, backbone.preprocessing.size, seed)
+    plan = plan.settle(chain)
+    cuts = [chain.resolve(code) for code in plan.codes]
+    plan = replace(plan, pool=choose_pool(chain, cuts, plan.pool))
+    reused = chain.resolve(plan.reused or 0).depth
+    if reused == 0:
+        return Loaded(backbone, chain, plan, None, None)
+    if backbone.weights is None:
+        raise BackboneError(
+            f"{backbone.name}: no pretrained weights are known for it; give a file with --weights"
+        )
+    file = weights_file(backbone.weights)
+    accounting = assign_weights(
+        chain.network,
+        read_state(file),
+        depth_of=chain.depth_of_state(),
+        depths=[cut.name for cut in chain.cuts],
+        reused=reused,
+        kept=chain.resolve(plan.kept or 0).depth,
+        file=str(file),
+    )
+    return Loaded(backbone, chain, plan, accounting, {"file": str(file), "sha256": sha256(file)})
+
+
+def sha256(file: Path) -> str:
+    """Return the SHA-256 of a file in hexadecimal."""
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
