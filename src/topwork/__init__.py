@@ -1,1 +1,62 @@
-"""Transfer learning by measurement: keep the trunk of a pretrained network, work on the top."""
+"""Transfer learning by measurement: keep the trunk of a pretrained network, work on the top.
+
+Names are imported when they are first used, so that ``import topwork`` costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from topwork.api import evaluate_model, fit, inspect
+    from topwork.data.items import images_from_arrays, open_images
+    from topwork.errors import TopworkError
+    from topwork.network.chain import Chain, trace_chain
+    from topwork.network.cut import cut
+    from topwork.network.predictor import load
+    from topwork.plan import Hidden, Phase, Plan, Stop
+
+_HOME = {
+    "Chain": "network.chain",
+    "Hidden": "plan",
+    "Phase": "plan",
+    "Plan": "plan",
+    "Stop": "plan",
+    "TopworkError": "errors",
+    "cut": "network.cut",
+    "evaluate_model": "api",
+    "fit": "api",
+    "images_from_arrays": "data.items",
+    "inspect": "api",
+    "load": "network.predictor",
+    "open_images": "data.items",
+    "trace_chain": "network.chain",
+}
+
+__all__ = [
+    "Chain",
+    "Hidden",
+    "Phase",
+    "Plan",
+    "Stop",
+    "TopworkError",
+    "cut",
+    "evaluate_model",
+    "fit",
+    "images_from_arrays",
+    "inspect",
+    "load",
+    "open_images",
+    "trace_chain",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(f"topwork.{_HOME[name]}"), name)
+    raise AttributeError(f"module 'topwork' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,424 @@
+"""The verbs of topwork as functions; the command line is a thin face of them."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import platform
+import shutil
+import sys
+import time
+from collections.abc import Iterable
+from dataclasses import replace
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from topwork.data.audit import Audit, audit
+from topwork.data.image_set import ImageSet
+from topwork.data.items import open_images
+from topwork.data.loading import Track, untracked
+from topwork.errors import DataError, ImageError, UnsupportedError, UsageError
+from topwork.learn.fit import Fitted, digests_of, fit_frozen, labels_of, require_fittable
+from topwork.learn.metrics import evaluate
+from topwork.network.codes import source_pool
+from topwork.network.folder import save_model, why_not_timm
+from topwork.network.loading import Loaded, build_chain, load_backbone
+from topwork.network.predictor import Predictor, load
+from topwork.network.zoo import find_backbone
+from topwork.plan import Plan, named_plan
+from topwork.trunk.extraction import extract
+from topwork.trunk.fingerprint import choose_runtime
+
+RECORD = "record.json"
+
+
+def make_plan(
+    plan: str | Path | Plan = "auto",
+    *,
+    backbone: str | None = None,
+    kept: str | None = None,
+    reused: str | None = None,
+    frozen: tuple[str, ...] = (),
+    head: str | None = None,
+) -> Plan:
+    """Return the plan that some options ask for.
+
+    Args:
+        plan: a plan, its JSON file, or a name: "features", "warmup", "partial", "finetune",
+            "scratch"; "auto" means "features" for now.
+        backbone: the network; may be left out where the plan names one.
+        kept: a depth, as in `Plan`.
+        reused: likewise.
+        frozen: likewise, phase by phase.
+        head: likewise.
+
+    Raises:
+        UsageError: if options contradict a plan that is complete in itself.
+        PlanError: if the plan cannot be read or makes no sense.
+    """
+    if isinstance(plan, str) and not plan.endswith(".json") and not Path(plan).is_file():
+        if backbone is None:
+            raise UsageError("no backbone is named; give --backbone (`topwork zoo` lists some)")
+        name = "features" if plan == "auto" else plan
+        return named_plan(
+            name, backbone, kept=kept, reused=reused, frozen=frozen, head=head or "softmax"
+        )
+    loaded = plan if isinstance(plan, Plan) else Plan.load(plan)
+    options = {"--kept": kept, "--reused": reused, "--frozen": frozen, "--head": head}
+    for option, value in options.items():
+        if value:
+            raise UsageError(f"{option} contradicts a complete plan; change it there instead")
+    return loaded if backbone is None else replace(loaded, backbone=backbone)
+
+
+def fit(
+    data: str | Path | ImageSet,
+    out: str | Path,
+    *,
+    plan: str | Path | Plan = "auto",
+    backbone: str | None = None,
+    weights: str | Path | None = None,
+    kept: str | None = None,
+    reused: str | None = None,
+    frozen: tuple[str, ...] = (),
+    head: str | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    strict: bool = False,
+    track: Track = untracked,
+) -> dict[str, Any]:
+    """Fit a plan to images and write a run folder.
+
+    Choosing is done inside the training part. The test part is looked at once, with the model
+    that is shipped: its folder is written, opened again, and scored.
+
+    Args:
+        data: a folder, zip, .npz or manifest, as `topwork.data.items.open_images` takes it.
+        out: the run folder to make; must not exist, or be empty.
+        plan: see `make_plan`, also for backbone, kept, reused, frozen and head.
+        backbone: see `topwork.network.zoo.find_backbone`.
+        weights: a file with the backbone's pretrained weights.
+        kept: a depth.
+        reused: a depth.
+        frozen: depths.
+        head: the kind of head.
+        seed: of folds and random weights.
+        device: "cpu", "cuda", "mps" or "auto".
+        strict: make any finding about bad images an error.
+        track: shows progress.
+
+    Returns:
+        the record, which ``record.json`` holds too: plain data with ``metric``, ``value``,
+        ``interval``, ``n``, ``accuracy`` and ``seconds`` on top.
+
+    Raises:
+        TopworkError: one of its kinds, for anything the user can mend.
+    """
+    clock = Clock()
+    out = Path(out)
+    require_free(out)
+    asked = make_plan(plan, backbone=backbone, kept=kept, reused=reused, frozen=frozen, head=head)
+    images = data if isinstance(data, ImageSet) else open_images(data)
+    if images.multilabel:
+        raise UnsupportedError(
+            f"{images.location}: images with several labels are not fitted yet; give one label"
+            " column"
+        )
+    loaded = load_backbone(find_backbone(asked.backbone, weights=weights), asked, seed)
+    require_fittable(loaded.plan)
+    clock.lap("backbone")
+    audited = audit(images, strict=strict, track=track)
+    if not audited.split.test:
+        raise DataError(f"{images.location}: no image is left to test on; add images")
+    clock.lap("audit")
+    fitted = fit_frozen(loaded, images, audited, choose_runtime(device), seed, track)
+    clock.lap("codes and head")
+
+    partial = out.with_name(f".{out.name}.partial-{os.getpid()}")
+    try:
+        save_model(partial / "model", fitted.model, loaded, images.classes)
+        predictor = load(partial / "model")
+        tested, probabilities = score(predictor, images, audited.split.test, track)
+        clock.lap("test")
+        record = {
+            **headline(probabilities, labels_of(images, tested), images.classes, seed),
+            "seconds": clock.total(),
+            "run": str(out),
+            **facts_of_fit(loaded, fitted, audited, images, clock, seed, str(weights or "")),
+            "cached_codes": compare_with_cache(fitted, images, audited, tested, probabilities),
+        }
+        write_split(partial / "split.csv", images, audited)
+        write_predictions(partial / "predictions.csv", images, tested, probabilities)
+        write_json(partial / RECORD, record)
+        if out.exists():
+            out.rmdir()  # empty, as was checked
+        partial.rename(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return record
+
+
+def evaluate_model(
+    model: str | Path, data: str | Path | ImageSet, *, seed: int = 0, track: Track = untracked
+) -> dict[str, Any]:
+    """Score a model folder on labeled images, all of them, whatever their split.
+
+    Returns:
+        plain data: as the record of `fit`, ``test`` included.
+
+    Raises:
+        DataError: if the images have labels that the model does not know.
+        ModelError: if the model cannot be opened.
+    """
+    clock = Clock()
+    predictor = load(model)
+    images = data if isinstance(data, ImageSet) else open_images(data)
+    if images.multilabel:
+        raise UnsupportedError(f"{images.location}: several labels are not scored yet")
+    unknown = sorted(set(images.classes) - set(predictor.labels))
+    if unknown:
+        raise DataError(
+            f"{images.location}: the model does not know the class {unknown[0]!r}; it knows"
+            f" {', '.join(predictor.labels)}"
+        )
+    indices = range(len(images.items))
+    tested, probabilities = score(predictor, images, tuple(indices), track)
+    if not tested:
+        raise DataError(f"{images.location}: none of the images can be read")
+    number = {name: i for i, name in enumerate(predictor.labels)}
+    labels = np.array([number[images.items[index].labels[0]] for index in tested])
+    head = headline(probabilities, labels, predictor.labels, seed)
+    skipped = len(images.items) - len(tested)
+    return {**head, "seconds": clock.total(), "unreadable": skipped, "model": str(model)}
+
+
+def inspect(
+    backbone: str, *, weights: str | Path | None = None, size: int | None = None
+) -> dict[str, Any]:
+    """Describe a network's depth axis; weights are neither needed nor fetched.
+
+    Args:
+        backbone: its name.
+        weights: a file of weights for it, to name in the description.
+        size: height and width to inspect it at, in pixels; default its own.
+
+    Returns:
+        plain data; ``cuts`` lists the cut points from the input up.
+    """
+    found = find_backbone(backbone, weights=weights)
+    pixels = (size, size) if size else found.preprocessing.size
+    chain = build_chain(found.spec, pixels)
+    return {
+        "name": found.name,
+        "library": found.spec.library,
+        "architecture": found.spec.architecture,
+        "input_size": list(pixels),
+        "preprocessing": found.preprocessing.to_dict(),
+        "license": found.about.get("license"),
+        "weights": found.weights.describe() if found.weights else None,
+        "head": chain.head,
+        "pool": source_pool(chain),
+        "note": chain.note,
+        "cuts": [
+            {
+                "depth": cut.depth,
+                "name": cut.name,
+                "shape": list(cut.shape),
+                "layout": str(cut.layout),
+                "stage_end": cut.stage_end,
+                "parameters": cut.parameters,
+                "multiply_adds": cut.multiply_adds,
+                "bytes": cut.bytes,
+                "before": cut.before,
+            }
+            for cut in chain.cuts
+        ],
+    }
+
+
+def score(
+    predictor: Predictor, images: ImageSet, indices: tuple[int, ...], track: Track
+) -> tuple[list[int], np.ndarray]:
+    """Predict some images; return those that could be read, and their probabilities [N, C]."""
+    tested, rows = [], []
+    for index, result in predictor.predict_set(images, indices, track):
+        if not isinstance(result, ImageError):
+            tested.append(index)
+            rows.append(result)
+    return tested, np.array(rows).reshape(len(rows), len(predictor.labels))
+
+
+def headline(
+    probabilities: np.ndarray, labels: np.ndarray, classes: tuple[str, ...], seed: int
+) -> dict[str, Any]:
+    """Return the metrics under ``test``, and the first of them on top."""
+    metrics = evaluate(probabilities, labels, classes, seed=seed)
+    accuracy = metrics["accuracy"]
+    return {
+        "metric": "accuracy",
+        "value": accuracy["value"],
+        "interval": accuracy["interval"],
+        "n": accuracy["n"],
+        "accuracy": accuracy["value"],
+        "test": metrics,
+    }
+
+
+def compare_with_cache(
+    fitted: Fitted,
+    images: ImageSet,
+    audited: Audit,
+    tested: list[int],
+    shipped: np.ndarray,
+) -> dict[str, Any]:
+    """Tell how far the score on cached codes lies from that of the shipped model."""
+    codes = extract(fitted.extractor, images, tested, digests_of(audited, tested))
+    rows = [row for row in range(len(tested)) if row not in codes.failed]
+    cached = fitted.probe.head.probabilities(codes.rows[rows])
+    labels = labels_of(images, [tested[row] for row in rows])
+    return {
+        "accuracy": float((cached.argmax(1) == labels).mean()),
+        "largest_difference_in_probability": float(np.abs(cached - shipped[rows]).max()),
+        "keys": list(codes.fingerprints),
+        "computed": fitted.codes.computed + codes.computed,
+        "images": len(fitted.indices) + len(tested),
+    }
+
+
+def facts_of_fit(
+    loaded: Loaded,
+    fitted: Fitted,
+    audited: Audit,
+    images: ImageSet,
+    clock: Clock,
+    seed: int,
+    weights: str,
+) -> dict[str, Any]:
+    """Return what a record says about how its run came about."""
+    accounting = loaded.accounting
+    plan = loaded.plan
+    notes = [cut_note(loaded)] if cut_note(loaded) else []
+    return {
+        "format": 1,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": sys.argv,
+        "seed": seed,
+        "classes": list(images.classes),
+        "plan": plan.to_dict(),
+        "plan_in_words": plan.describe().splitlines(),
+        "notes": notes,
+        "backbone": {
+            "name": loaded.backbone.name,
+            **loaded.backbone.spec.to_dict(),
+            "preprocessing": loaded.backbone.preprocessing.to_dict(),
+            "weights": loaded.weights,
+            "accounting": accounting.describe() if accounting else "all layers are random",
+            "license": loaded.backbone.about.get("license"),
+        },
+        "head": fitted.probe.record(),
+        "data": audited.to_dict() | {"summary": audited.lines()},
+        "why_not_timm": why_not_timm(fitted.model, loaded),
+        "timings": clock.laps,
+        "machine": {
+            "platform": platform.platform(),
+            "python": platform.python_version(),
+            "cores": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+            "device": str(fitted.extractor.runtime.device),
+        },
+        "versions": {
+            name: version(name)
+            for name in ("topwork", "torch", "torchvision", "timm", "numpy", "pillow")
+        },
+    }
+
+
+def cut_note(loaded: Loaded) -> str | None:
+    """Say so where codes are taken just before the source network would threshold them."""
+    for name in loaded.plan.codes:
+        before = loaded.chain.resolve(name).before
+        if before:
+            return (
+                f"codes at {name} are taken before {before}: they are not thresholded as the"
+                " source's next layer sees them"
+            )
+    return None
+
+
+def require_free(out: Path) -> None:
+    """Refuse a run folder that holds something already.
+
+    Raises:
+        UsageError: naming it.
+    """
+    if out.is_file() or (out.is_dir() and any(out.iterdir())):
+        raise UsageError(f"--out {out} exists already; choose another name, or remove it first")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"--out {out} cannot be made: {error.strerror}") from error
+    if not os.access(out.parent, os.W_OK):
+        raise UsageError(f"--out {out} cannot be made: no permission to write in {out.parent}")
+
+
+def write_split(path: Path, images: ImageSet, audited: Audit) -> None:
+    """Write which image went to which side."""
+    sides = audited.split.side_of()
+    rows = (
+        (item.name, " ".join(item.labels), sides.get(index, "none"), audited.digests[index] or "")
+        for index, item in enumerate(images.items)
+    )
+    write_csv(path, ("name", "label", "side", "sha256"), rows)
+
+
+def write_predictions(
+    path: Path, images: ImageSet, tested: list[int], probabilities: np.ndarray
+) -> None:
+    """Write what the shipped model said about each test image."""
+    rows = (
+        (
+            images.items[index].name,
+            images.items[index].labels[0],
+            images.classes[int(row.argmax())],
+            f"{row.max():.6f}",
+        )
+        for index, row in zip(tested, probabilities, strict=True)
+    )
+    write_csv(path, ("name", "label", "predicted", "probability"), rows)
+
+
+def write_csv(path: Path, header: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -> None:
+    """Write a CSV file."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(header)
+        writer.writerows(rows)
+
+
+def write_json(path: Path, data: dict[str, Any]) -> None:
+    """Write a JSON file for people and programs."""
+    path.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+
+
+class Clock:
+    """Seconds since the start, and by lap."""
+
+    def __init__(self) -> None:
+        self.start = self.last = time.perf_counter()
+        self.laps: dict[str, float] = {}
+
+    def lap(self, name: str) -> None:
+        """Note the seconds since the last lap."""
+        now = time.perf_counter()
+        self.laps[name] = round(now - self.last, 3)
+        self.last = now
+
+    def total(self) -> float:
+        """Return the seconds since the start."""
+        return round(time.perf_counter() - self.start, 3)

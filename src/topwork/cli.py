@@ -1,0 +1,438 @@
+"""The command line. Every command is a thin face of a function in `topwork.api`.
+
+Results go to stdout, everything else to stderr. Errors of the user's are one line and exit
+with 2. Heavy packages are imported inside the commands, so that help answers at once.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from typer.exceptions import TyperException
+
+from topwork.errors import TopworkError
+
+if TYPE_CHECKING:
+    from topwork.network.predictor import Predictor
+
+Part = TypeVar("Part")
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Transfer learning by measurement: keep the trunk of a pretrained network, work on the"
+    " top.",
+)
+cache_app = typer.Typer(no_args_is_help=True, help="Look after the cached outputs of trunks.")
+app.add_typer(cache_app, name="cache")
+
+out_console = Console(highlight=False)
+err_console = Console(stderr=True, highlight=False)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+Seed = Annotated[int, typer.Option(help="Seed of folds, draws and random weights.", min=0)]
+Device = Annotated[str, typer.Option(help="cpu, cuda, mps or auto.")]
+BackboneName = Annotated[
+    str | None,
+    typer.Option(
+        "--backbone",
+        help="timm:NAME, torchvision:NAME, hf-hub:ORG/NAME, topwork:NAME, or a folder.",
+    ),
+]
+WeightsFile = Annotated[
+    Path | None, typer.Option(help="The backbone's weights: .safetensors, .pth, .pt, .th or .bin.")
+]
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="The run folder to make.")] = Path("demo-run"),
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Show the main job on handwritten digits: no weights, no network, under two minutes."""
+    from topwork.api import run_demo
+
+    result = run_demo(out, seed=seed, track=track)
+    if as_json:
+        print_json(result)
+        return
+    print_demo(result)
+
+
+@app.command()
+def fit(
+    data: Annotated[Path, typer.Argument(help="Folder, zip, .npz, .csv or .parquet.")],
+    out: Annotated[Path, typer.Option(help="The run folder to make.")],
+    backbone: BackboneName = None,
+    weights: WeightsFile = None,
+    plan: Annotated[
+        str,
+        typer.Option(help="auto, features, warmup, partial, finetune, scratch, or a plan file."),
+    ] = "auto",
+    kept: Annotated[str | None, typer.Option(help="Drop layers above this depth.")] = None,
+    reused: Annotated[
+        str | None, typer.Option(help="Start layers above this depth from random weights.")
+    ] = None,
+    frozen: Annotated[
+        str | None, typer.Option(help="Freeze up to these depths, one for each phase: D[,D...].")
+    ] = None,
+    head: Annotated[str | None, typer.Option(help="softmax, svm or ridge.")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Bad images are an error.")] = False,
+    seed: Seed = 0,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Learn to tell the classes of DATA apart; write a run folder."""
+    from topwork import api
+
+    if plan == "auto":
+        note("plan auto means features for now: all layers up to L are frozen, the head is solved")
+    record = api.fit(
+        data,
+        out,
+        plan=plan,
+        backbone=backbone,
+        weights=weights,
+        kept=kept,
+        reused=reused,
+        frozen=tuple(frozen.split(",")) if frozen else (),
+        head=head,
+        seed=seed,
+        device=device,
+        strict=strict,
+        track=track,
+    )
+    if as_json:
+        print_json(record)
+        return
+    print_fit(record)
+
+
+@app.command()
+def predict(
+    model: Annotated[Path, typer.Argument(help="A run folder, or the model/ in one.")],
+    images: Annotated[list[Path], typer.Argument(help="Image files and folders.")],
+    top: Annotated[int, typer.Option(help="Classes to list for each image.", min=1)] = 1,
+    form: Annotated[str, typer.Option("--format", help="csv or jsonl.")] = "csv",
+    as_json: Json = False,
+) -> None:
+    """Predict the classes of images; one row for each on stdout."""
+    from topwork.data.items import images_from_paths
+    from topwork.errors import DataError, ImageError, UsageError
+    from topwork.network.predictor import load
+
+    if form not in ("csv", "jsonl"):
+        raise UsageError(f"--format {form!r} is unknown; choose csv or jsonl")
+    found = images_from_paths(images)
+    predictor = load(model)
+    top = min(top, len(predictor.labels))
+    for name, reason in found.skipped:
+        note(f"{name}: {reason}")
+    results = predictor.predict_set(found, range(len(found.items)), track)
+    rows, read = [], 0
+    for index, result in results:
+        name = found.items[index].name
+        if isinstance(result, ImageError):
+            note(str(result))
+            rows.append({"path": name, "error": result.reason})
+            continue
+        read += 1
+        rows.append({"path": name, "top": best_classes(predictor, result, top)})
+    if as_json:
+        print_json({"model": str(model), "predictions": rows})
+    elif form == "jsonl":
+        for row in rows:
+            print(json.dumps(row))
+    else:
+        print_csv(rows, top)
+    if not read:
+        raise DataError(f"none of the {len(rows)} images can be read")
+
+
+@app.command(name="eval")
+def evaluate(
+    model: Annotated[Path, typer.Argument(help="A run folder, or the model/ in one.")],
+    data: Annotated[Path, typer.Argument(help="Labeled images; all are scored.")],
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Score a model on labeled images, with intervals."""
+    from topwork.api import evaluate_model
+
+    result = evaluate_model(model, data, seed=seed, track=track)
+    if as_json:
+        print_json(result)
+        return
+    if result["unreadable"]:
+        note(f"{result['unreadable']} images cannot be read and are not scored")
+    print_metrics(result["test"])
+
+
+@app.command()
+def inspect(
+    backbone: Annotated[str, typer.Argument(help="A network, as for fit --backbone.")],
+    size: Annotated[int | None, typer.Option(help="Input height and width in pixels.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Print a network's depth axis: its cut points, their shapes and costs."""
+    from topwork import api
+
+    facts = api.inspect(backbone, size=size)
+    if as_json:
+        print_json(facts)
+        return
+    print_axis(facts)
+
+
+@app.command()
+def zoo(
+    name: Annotated[str | None, typer.Argument(help="One network, to see all about it.")] = None,
+    as_json: Json = False,
+) -> None:
+    """List backbones to choose from; any other name of timm or torchvision works too."""
+    from dataclasses import asdict
+
+    from topwork.network.catalog import catalog
+
+    if name is not None:
+        from topwork.network.zoo import find_backbone
+
+        found = find_backbone(name)
+        facts = {
+            "name": found.name,
+            **found.spec.to_dict(),
+            "preprocessing": found.preprocessing.to_dict(),
+            "weights": found.weights.describe() if found.weights else None,
+            "about": found.about,
+        }
+        print_json(facts)
+        return
+    entries = [asdict(entry) for entry in catalog()]
+    if as_json:
+        print_json({"backbones": entries})
+        return
+    table = Table("name", "parameters", "input", "license", "note", box=None)
+    for entry in entries:
+        size = f"{entry['input_size']} px"
+        table.add_row(
+            entry["name"], number(entry["parameters"]), size, entry["license"], entry["note"]
+        )
+    out_console.print(table)
+
+
+@cache_app.command(name="ls")
+def cache_ls(as_json: Json = False) -> None:
+    """List what the cache holds."""
+    from dataclasses import asdict
+    from datetime import datetime
+
+    from topwork.trunk.cache import cache_folder, list_stores
+
+    stores = list_stores()
+    if as_json:
+        rows = [asdict(store) for store in stores]
+        print_json({"folder": str(cache_folder()), "stores": rows})
+        return
+    table = Table("key", "cut", "pool", "images", "size", "last written", box=None)
+    for store in stores:
+        written = datetime.fromtimestamp(store.used).isoformat(" ", "minutes")
+        table.add_row(
+            store.key[:12],
+            store.cut,
+            store.pool,
+            str(store.images),
+            f"{number(store.bytes)}B",
+            written,
+        )
+    out_console.print(f"{cache_folder()}: {len(stores)} stores")
+    if stores:
+        out_console.print(table)
+
+
+@app.command()
+def export(
+    model: Annotated[Path, typer.Argument(help="A run folder, or the model/ in one.")],
+    form: Annotated[str, typer.Option("--format", help="onnx, pt2 or timm.")],
+    out: Annotated[Path | None, typer.Option(help="File or folder to write.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Write a model for other programs."""
+    from topwork.network.export import SUFFIX, export_model
+    from topwork.network.folder import open_model
+
+    target = out or Path(f"{model.name}-{form}{SUFFIX.get(form, '')}")
+    written = export_model(open_model(model), form, target)
+    if as_json:
+        print_json({"model": str(model), "format": form, "path": str(written)})
+        return
+    out_console.print(f"wrote {written}")
+
+
+def track(sequence: Sequence[Part], description: str) -> Iterable[Part]:
+    """Show a progress bar on stderr, where that is a terminal."""
+    if not err_console.is_terminal or len(sequence) < 2:
+        yield from sequence
+        return
+    from rich.progress import track as rich_track
+
+    yield from rich_track(sequence, description, console=err_console, transient=True)
+
+
+def note(text: str) -> None:
+    """Print a remark on stderr."""
+    err_console.print(text, style="dim", markup=False, soft_wrap=True)
+
+
+def print_json(data: Any) -> None:
+    """Print one JSON object on stdout."""
+    print(json.dumps(data, indent=2))
+
+
+def best_classes(predictor: Predictor, probabilities: Any, top: int) -> list[dict[str, Any]]:
+    """Return the most probable classes, the best first."""
+    order = probabilities.argsort()[::-1][:top]
+    return [
+        {"label": predictor.labels[i], "probability": round(float(probabilities[i]), 6)}
+        for i in order
+    ]
+
+
+def print_csv(rows: list[dict[str, Any]], top: int) -> None:
+    """Print predictions as CSV: path, label and probability of the best classes, error."""
+    numbers = ["", *(f"_{rank}" for rank in range(2, top + 1))]
+    columns = [part for n in numbers for part in (f"label{n}", f"probability{n}")]
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(["path", *columns, "error"])
+    for row in rows:
+        cells = [cell for best in row.get("top", []) for cell in best.values()]
+        cells += [""] * (len(columns) - len(cells))
+        writer.writerow([row["path"], *cells, row.get("error", "")])
+
+
+def print_fit(record: dict[str, Any]) -> None:
+    """Print what a fit found, for people."""
+    for line in record["data"]["summary"]:
+        note(line)
+    for line in record["notes"]:
+        note(line)
+    out_console.print("\n".join(record["plan_in_words"]), markup=False)
+    print_metrics(record["test"])
+    cache = record["cached_codes"]
+    out_console.print(
+        f"{record['seconds']:.1f} s; {cache['computed']} of {cache['images']} images went through"
+        f" the trunk, the others came from the cache",
+        markup=False,
+    )
+    out_console.print(f"run folder: {record['run']}", markup=False)
+    out_console.print(f"next: topwork predict {record['run']} IMAGE...", markup=False)
+
+
+def print_metrics(metrics: dict[str, Any]) -> None:
+    """Print metrics with their intervals."""
+    table = Table("metric", "value", "95 % interval", "images", box=None)
+    for name in ("accuracy", "balanced_accuracy", "log_loss", "calibration_error"):
+        row = metrics[name]
+        low, high = row["interval"]
+        label = name.replace("_", " ")
+        table.add_row(label, f"{row['value']:.3f}", f"{low:.3f} to {high:.3f}", str(row["n"]))
+    out_console.print(table)
+
+
+def print_axis(facts: dict[str, Any]) -> None:
+    """Print a network's cut points."""
+    size = "x".join(map(str, facts["input_size"]))
+    out_console.print(
+        f"{facts['name']} at {size} pixels; head {facts['head'] or 'none'},"
+        f" pooled by {facts['pool'] or 'its own code'}; license {facts['license'] or 'unknown'}",
+        markup=False,
+    )
+    if facts["note"]:
+        note(facts["note"])
+    table = Table(box=None)
+    table.add_column("depth", justify="right")
+    table.add_column("cut point", no_wrap=True)
+    table.add_column("shape", no_wrap=True)
+    table.add_column("layout", no_wrap=True)
+    for title in ("parameters", "mult-adds", "bytes"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for cut in facts["cuts"]:
+        marks = "*" * cut["stage_end"] + "-" * bool(cut["before"])
+        table.add_row(
+            str(cut["depth"]),
+            f"{cut['name']} {marks}",
+            "x".join(map(str, cut["shape"])),
+            cut["layout"],
+            number(cut["parameters"]),
+            number(cut["multiply_adds"]),
+            number(cut["bytes"]),
+        )
+    out_console.print(table)
+    out_console.print(
+        "Parameters and multiply-adds: of all layers below. Bytes: of the tensor at the cut, for one"
+        " image in float32.\n* ends a stage, whose name (such as layer3) means this depth too."
+    )
+    if any(cut["before"] for cut in facts["cuts"]):
+        out_console.print("- lies just before a ReLU or batch norm: codes are not thresholded.")
+
+
+def print_demo(result: dict[str, Any]) -> None:
+    """Print what the demo found."""
+    out_console.print(result["text"], markup=False)
+
+
+def number(value: float) -> str:
+    """Write a large number briefly.
+
+    >>> number(1_813_561_344), number(512)
+    ('1.81 G', '512 ')
+    """
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= size:
+            return f"{value / size:.3g} {unit}"
+    return f"{value:.0f} "
+
+
+def stop_on_sigterm() -> None:
+    """Leave by an exception on SIGTERM, so that unfinished files are removed."""
+
+    def leave(signum: int, frame: object) -> NoReturn:
+        raise SystemExit(128 + signum)
+
+    signal.signal(signal.SIGTERM, leave)
+
+
+def main() -> None:
+    """Run the command line."""
+    stop_on_sigterm()
+    logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
+    try:
+        code = app(standalone_mode=False)
+    except TopworkError as error:
+        fail(str(error), 2)
+    except TyperException as error:
+        fail(f"{error.format_message()} (topwork --help)", 2)
+    except KeyboardInterrupt:
+        fail("interrupted; what was cached stays", 130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def fail(text: str, code: int) -> NoReturn:
+    """Print one line on stderr and leave."""
+    print(f"topwork: {text}".replace("\n", " "), file=sys.stderr)
+    sys.exit(code)

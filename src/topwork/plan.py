@@ -1,0 +1,420 @@
+"""The plan: every way of reusing pretrained layers as one value.
+
+Three depths on the network's axis, what is added above, and a list of phases:
+
+    0 <= frozen <= reused <= kept <= L
+
+A plan is plain data. It says what to do and holds nothing of how: it prints, saves to JSON,
+loads, compares, and tells in words what it does.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from topwork.errors import ChainError, PlanError, did_you_mean
+
+VERSION = 1
+HEADS = ("softmax", "svm", "ridge", "sigmoid", "regression")
+POOLS = ("avg", "token", "token+avg", "flatten")
+OPTIMIZERS = ("sgd", "adamw")
+BATCH_NORMS = ("auto", "source", "batch")
+ACTIVATIONS = ("relu", "gelu", "silu", "tanh")
+NORMS = ("none", "batch", "layer")
+
+
+class Depth(Protocol):
+    """A point on the depth axis, as a chain's cut points are."""
+
+    @property
+    def name(self) -> str:
+        """The path of the module that ends there."""
+
+    @property
+    def depth(self) -> int:
+        """The position, 0 for the input."""
+
+
+class Axis(Protocol):
+    """A network's depth axis, as a chain is one."""
+
+    @property
+    def top(self) -> Depth:
+        """The deepest point, L."""
+
+    def resolve(self, depth: str | int) -> Depth:
+        """Find a point by name or number; raise `ChainError` where there is none."""
+
+
+@dataclass(frozen=True)
+class Stop:
+    """When a phase ends before its last epoch.
+
+    Attributes:
+        patience: epochs without a better validation score; None for no such rule.
+        accuracy: a validation accuracy, 0 to 1, that is enough; None for no such rule.
+    """
+
+    patience: int | None = None
+    accuracy: float | None = None
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One stretch of training with a fixed frozen depth.
+
+    Attributes:
+        frozen: the depth up to which nothing is trained; None stands for the plan's ``kept``.
+        epochs: passes over the training images. 0 means that only the head is trained, solved
+            to its optimum on the cached codes.
+        stop: when to end earlier.
+        optimizer: one of `OPTIMIZERS`.
+        rate: learning rate of new layers; None lets a range test find it.
+        reused_rate: learning rate of reused layers, as a fraction of ``rate``.
+        depth_decay: factor on the rate for each cut point further down.
+        batch_norm: whether reused batch norms keep the source's statistics ("source"), learn
+            the target's ("batch"), or what the amount of data allows ("auto").
+    """
+
+    frozen: str | None = None
+    epochs: int = 0
+    stop: Stop | None = None
+    optimizer: str = "adamw"
+    rate: float | None = None
+    reused_rate: float = 0.1
+    depth_decay: float = 1.0
+    batch_norm: str = "auto"
+
+
+@dataclass(frozen=True)
+class Hidden:
+    """One added hidden layer: linear, norm, activation, dropout."""
+
+    width: int
+    activation: str = "relu"
+    norm: str = "none"
+    dropout: float = 0.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to keep, reuse, freeze and add, and how to train it.
+
+    Depths are names of cut points, as ``topwork inspect`` prints them; None takes the default,
+    and a plan that has been settled on a network holds no None where a depth belongs.
+
+    Attributes:
+        backbone: the pretrained network, by name or folder.
+        kept: layers above are dropped. Default: L.
+        reused: layers up to here start from pretrained weights. Default: ``kept``.
+        codes: the depths that the head reads, side by side. Default: ``kept`` alone.
+        pool: how a code becomes a vector, one of `POOLS`. Default: as the source's own head.
+        added: hidden layers between the codes and the head.
+        head: one of `HEADS`.
+        input_size: height and width in pixels. Default: the backbone's own.
+        views: renderings of each training image; 1 is the plain one alone.
+        phases: what is trained, in order.
+        frozen_random: allow layers to be frozen that are not reused: the control experiment in
+            which the features are random.
+    """
+
+    backbone: str
+    kept: str | None = None
+    reused: str | None = None
+    codes: tuple[str, ...] = ()
+    pool: str | None = None
+    added: tuple[Hidden, ...] = ()
+    head: str = "softmax"
+    input_size: tuple[int, int] | None = None
+    views: int = 1
+    phases: tuple[Phase, ...] = field(default=(Phase(),))
+    frozen_random: bool = False
+
+    def __post_init__(self) -> None:
+        require("head", self.head, HEADS)
+        if self.pool is not None:
+            require("pool", self.pool, POOLS)
+        if not self.phases:
+            raise PlanError("a plan needs at least one phase; give phases=[{}] to train the head")
+        if self.views < 1:
+            raise PlanError(f"views is {self.views}; give 1 (the plain image alone) or more")
+        if self.input_size is not None and min(self.input_size) < 1:
+            raise PlanError(f"input_size is {self.input_size}; give height and width in pixels")
+        for layer in self.added:
+            require("activation", layer.activation, ACTIVATIONS)
+            require("norm", layer.norm, NORMS)
+            if layer.width < 1 or not 0 <= layer.dropout < 1:
+                raise PlanError(f"{layer} makes no layer; width is at least 1, dropout below 1")
+        for phase in self.phases:
+            require("optimizer", phase.optimizer, OPTIMIZERS)
+            require("batch_norm", phase.batch_norm, BATCH_NORMS)
+            if phase.epochs < 0:
+                raise PlanError(f"epochs is {phase.epochs}; give 0 or more")
+
+    def settle(self, axis: Axis) -> Plan:
+        """Fill in the defaults on a network's axis, and refuse what makes no sense there.
+
+        Raises:
+            PlanError: for an unknown depth or depths in the wrong order; the message says what
+                would be right.
+        """
+
+        def find(what: str, depth: str | None, default: Depth) -> Depth:
+            if depth is None:
+                return default
+            try:
+                return axis.resolve(depth)
+            except ChainError as error:
+                raise PlanError(f"{what}: {error}") from error
+
+        kept = find("kept", self.kept, axis.top)
+        reused = find("reused", self.reused, kept)
+        codes = [find("codes", depth, kept) for depth in self.codes or (kept.name,)]
+        frozen = [find("frozen", phase.frozen, kept) for phase in self.phases]
+        if kept.depth == 0:
+            raise PlanError("kept is the input: that keeps no layer; the lowest is depth 1")
+        if reused.depth > kept.depth:
+            raise PlanError(
+                f"reused ({reused.name}) lies above kept ({kept.name}): layers that are dropped"
+                f" cannot be reused; give --reused {kept.name} or lower"
+            )
+        for above in (code for code in codes if code.depth > kept.depth):
+            raise PlanError(f"codes at {above.name} lie above kept ({kept.name})")
+        for depth in frozen:
+            if depth.depth > kept.depth:
+                raise PlanError(
+                    f"frozen ({depth.name}) lies above kept ({kept.name}); the highest possible"
+                    f" is {kept.name}"
+                )
+            if depth.depth > reused.depth and not self.frozen_random:
+                raise PlanError(
+                    f"frozen ({depth.name}) lies above reused ({reused.name}): layers with random"
+                    f" weights would be frozen; freeze up to {reused.name}, or ask for that control"
+                    ' by name with "frozen_random": true in a plan file'
+                )
+        return replace(
+            self,
+            kept=kept.name,
+            reused=reused.name,
+            codes=tuple(code.name for code in codes),
+            phases=tuple(
+                replace(phase, frozen=depth.name)
+                for phase, depth in zip(self.phases, frozen, strict=True)
+            ),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the plan as plain JSON-able data, its version first."""
+        return {"version": VERSION, **json.loads(json.dumps(asdict(self)))}
+
+    @staticmethod
+    def from_dict(data: Mapping[str, Any]) -> Plan:
+        """Read a plan from plain data.
+
+        Raises:
+            PlanError: for an unknown key (with the nearest known), a missing one, or a value of
+                the wrong kind.
+
+        >>> plan = Plan("timm:resnet18", kept="layer3", head="svm")
+        >>> Plan.from_dict(plan.to_dict()) == plan
+        True
+        """
+        values = dict(data)
+        version = values.pop("version", None)
+        if version != VERSION:
+            raise PlanError(f'a plan file says "version": {VERSION}, this one says {version}')
+        values["added"] = tuple(read(Hidden, part) for part in listed(values, "added", ()))
+        phases = listed(values, "phases", ({},))
+        values["phases"] = tuple(
+            read(Phase, {**part, "stop": read(Stop, part["stop"])} if part.get("stop") else part)
+            for part in phases
+        )
+        values["codes"] = tuple(listed(values, "codes", ()))
+        if values.get("input_size") is not None:
+            values["input_size"] = tuple(listed(values, "input_size", ()))
+        return read(Plan, values)
+
+    def save(self, path: str | Path) -> None:
+        """Write the plan to a JSON file."""
+        Path(path).write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
+
+    @staticmethod
+    def load(path: str | Path) -> Plan:
+        """Read a plan from a JSON file.
+
+        Raises:
+            PlanError: if the file is absent, no JSON, or no plan.
+        """
+        try:
+            data = json.loads(Path(path).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise PlanError(f"cannot read plan {path}: {error.strerror}") from error
+        except ValueError as error:
+            raise PlanError(f"plan {path} is no JSON: {error}") from error
+        if not isinstance(data, dict):
+            raise PlanError(f"plan {path} holds no JSON object")
+        try:
+            return Plan.from_dict(data)
+        except PlanError as error:
+            raise PlanError(f"plan {path}: {error}") from error
+
+    def describe(self) -> str:
+        """Say in plain words what the plan does, one sentence a line.
+
+        >>> print(Plan("timm:resnet18", kept="layer3").describe())
+        Keep the layers of timm:resnet18 up to layer3, drop those above.
+        They start from pretrained weights.
+        The head is a softmax on the codes of layer3, pooled as the source's own head does.
+        Phase 1: everything up to layer3 is frozen; the head alone is solved for.
+        """
+        kept = self.kept or "L, the input of its last linear layer"
+        lines = [f"Keep the layers of {self.backbone} up to {kept}, drop those above."]
+        if self.reused in (None, self.kept):
+            lines.append("They start from pretrained weights.")
+        elif self.reused in ("0", "input"):
+            lines.append("They start from random weights: only the architecture is reused.")
+        else:
+            lines.append(
+                f"Those up to {self.reused} start from pretrained weights, the others from random"
+                " ones."
+            )
+        codes = " and ".join(self.codes) or self.kept or "L"
+        pool = f"pooled by {self.pool}" if self.pool else "pooled as the source's own head does"
+        lines.append(f"The head is a {self.head} on the codes of {codes}, {pool}.")
+        if self.added:
+            widths = ", ".join(str(layer.width) for layer in self.added)
+            lines.append(f"Hidden layers are added below it, of width {widths}.")
+        if self.input_size:
+            lines.append(f"Images are seen at {self.input_size[0]}x{self.input_size[1]} pixels.")
+        if self.views > 1:
+            lines.append(f"Each training image is seen in {self.views} views.")
+        lines += [self.describe_phase(number) for number in range(1, len(self.phases) + 1)]
+        return "\n".join(lines)
+
+    def describe_phase(self, number: int) -> str:
+        """Say in words what one phase does; phases are counted from 1."""
+        phase = self.phases[number - 1]
+        frozen = phase.frozen or self.kept or "L"
+        if frozen in ("0", "input"):
+            text = f"Phase {number}: nothing is frozen"
+        else:
+            text = f"Phase {number}: everything up to {frozen} is frozen"
+        if phase.epochs == 0:
+            return f"{text}; the head alone is solved for."
+        rate = "a rate found by a range test" if phase.rate is None else f"rate {phase.rate:g}"
+        text += f"; the rest is trained for {phase.epochs} epochs by {phase.optimizer} at {rate}"
+        if phase.reused_rate != 1:
+            text += f", reused layers at {phase.reused_rate:g} of it"
+        return text + "."
+
+
+def require(what: str, value: str, allowed: tuple[str, ...]) -> None:
+    """Refuse a value that is not one of those allowed.
+
+    Raises:
+        PlanError: naming the nearest and all allowed values.
+    """
+    if value not in allowed:
+        hint = did_you_mean(value, allowed)
+        raise PlanError(f"{what} is {value!r}{hint}; known are {', '.join(allowed)}")
+
+
+def listed(values: dict[str, Any], key: str, default: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Take a list out of plain data."""
+    value = values.get(key, default)
+    if not isinstance(value, (list, tuple)):
+        raise PlanError(f"{key} is {value!r}; give a list")
+    return tuple(value)
+
+
+KINDS: dict[str, tuple[type, ...]] = {
+    "str": (str,),
+    "str | None": (str, type(None)),
+    "int": (int,),
+    "int | None": (int, type(None)),
+    "float": (int, float),
+    "float | None": (int, float, type(None)),
+    "bool": (bool,),
+}
+"""The JSON values that fit a field, by the field's annotation."""
+
+
+def read(kind: type, data: Any) -> Any:
+    """Make a `Plan` or one of its parts from plain data, strictly.
+
+    Raises:
+        PlanError: for an unknown or missing key or a value of the wrong kind.
+    """
+    what = kind.__name__.lower()
+    if not isinstance(data, Mapping):
+        raise PlanError(f"a {what} is written as an object with names, not {data!r}")
+    known = {f.name: str(f.type) for f in fields(kind)}
+    for key, value in data.items():
+        if key not in known:
+            raise PlanError(
+                f"unknown key {key!r} in {what}{did_you_mean(key, known)};"
+                f" known are {', '.join(known)}"
+            )
+        fitting = KINDS.get(known[key])
+        wrong_bool = isinstance(value, bool) and fitting != (bool,)
+        if fitting and (wrong_bool or not isinstance(value, fitting)):
+            raise PlanError(f"{key} in {what} is {value!r}; it must be {known[key]}")
+    try:
+        return kind(**data)
+    except TypeError as error:
+        raise PlanError(f"incomplete {what}: {str(error).partition(') ')[2]}") from error
+
+
+def named_plan(
+    name: str,
+    backbone: str,
+    *,
+    kept: str | None = None,
+    reused: str | None = None,
+    frozen: tuple[str, ...] = (),
+    head: str = "softmax",
+) -> Plan:
+    """Return the plan that people call by a name.
+
+    Args:
+        name: "features" (a fixed feature extractor), "warmup" (the head first, then all at a
+            small rate), "partial" (the head, then step by step lower), "finetune", "scratch".
+        backbone: the network.
+        kept: as in `Plan`.
+        reused: as in `Plan`.
+        frozen: depths to freeze up to, phase by phase, instead of the name's own.
+        head: as in `Plan`.
+
+    Raises:
+        PlanError: for an unknown name.
+
+    >>> named_plan("warmup", "timm:resnet18").phases[1].frozen
+    'input'
+    """
+    trained = Phase(frozen="input", epochs=30, stop=Stop(patience=5))
+    phases = {
+        "features": (Phase(),),
+        "warmup": (Phase(), trained),
+        "partial": (Phase(), trained),
+        "finetune": (trained,),
+        "scratch": (replace(trained, reused_rate=1.0),),
+    }
+    if name not in phases:
+        hint = did_you_mean(name, phases)
+        raise PlanError(f"no plan is named {name!r}{hint}; known are auto, {', '.join(phases)}")
+    chosen = phases[name]
+    if frozen and name == "features":
+        chosen = tuple(Phase(frozen=depth) for depth in frozen)
+    elif frozen:
+        chosen = (*chosen[:-1], *(replace(chosen[-1], frozen=depth) for depth in frozen))
+    return Plan(
+        backbone=backbone,
+        kept=kept,
+        reused="input" if name == "scratch" else reused,
+        head=head,
+        phases=chosen,
+    )

@@ -1,0 +1,187 @@
+"""Running the trunk over images: every image once, what is cached not at all."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from topwork.data.decode import decode, quiet
+from topwork.data.image_set import ImageSet
+from topwork.data.loading import Track, load_ahead, untracked
+from topwork.data.views import Preprocessing, render, to_tensor
+from topwork.errors import ImageError
+from topwork.network.chain import Chain
+from topwork.network.codes import pool_module
+from topwork.network.cut import Trunk
+from topwork.trunk.cache import CodeStore, open_store
+from topwork.trunk.fingerprint import Runtime, canary, fingerprint
+
+SHARD_ROWS = 512
+"""Images after which finished codes are written, so that a run that dies loses few."""
+
+
+@dataclass(frozen=True)
+class Extractor:
+    """A trunk made ready to run: moved to its device and memory layout.
+
+    Every batch has the same size, short ones are filled up: so that an image's codes do not
+    depend on how many others come with it.
+    """
+
+    trunk: Trunk
+    pools: tuple[nn.Module, ...]
+    pool: str
+    preprocessing: Preprocessing
+    runtime: Runtime
+
+    def codes(self, pixels: np.ndarray) -> list[np.ndarray]:
+        """Return the codes of at most one batch of pixels at each of the trunk's cuts.
+
+        Args:
+            pixels: uint8 [N, H, W, 3], N at most the runtime's batch.
+
+        Returns:
+            float32 [N, D] for each cut, the lowest first.
+        """
+        missing = self.runtime.batch - len(pixels)
+        filled = np.concatenate([pixels, np.zeros((missing, *pixels.shape[1:]), np.uint8)])
+        images = to_tensor(filled, self.preprocessing).to(
+            self.runtime.device, memory_format=self.runtime.layout
+        )
+        with torch.inference_mode():
+            outputs = self.trunk.outputs(images)
+            codes = [pool(value) for pool, (_, value) in zip(self.pools, outputs, strict=True)]
+        return [code[: len(pixels)].float().cpu().numpy() for code in codes]
+
+
+@dataclass(frozen=True)
+class Codes:
+    """What extraction found.
+
+    Attributes:
+        rows: float32 [N, D], one row for each image asked for; several cuts side by side.
+        failed: positions of images that could not be read after all, with the reason; their
+            rows are zero and must not be used.
+        computed: images that went through the trunk; the others came from the cache.
+        fingerprints: the cache keys, one for each cut.
+    """
+
+    rows: np.ndarray
+    failed: dict[int, str]
+    computed: int
+    fingerprints: tuple[str, ...]
+
+
+def prepare(
+    chain: Chain, depths: Sequence[str], pool: str, preprocessing: Preprocessing, runtime: Runtime
+) -> Extractor:
+    """Make the trunk of a chain ready to run up to some depths."""
+    trunk = Trunk(chain, depths)
+    pools = tuple(pool_module(chain, cut, pool).to(runtime.device).eval() for cut in trunk.cuts)
+    moved = trunk.to(runtime.device, runtime.layout)
+    return Extractor(moved, pools, pool, preprocessing, runtime)
+
+
+def extract(
+    extractor: Extractor,
+    images: ImageSet,
+    indices: Sequence[int],
+    digests: Sequence[str],
+    track: Track = untracked,
+) -> Codes:
+    """Return the codes of some images, running the trunk on those that the cache lacks.
+
+    Args:
+        extractor: the trunk.
+        images: where the bytes come from.
+        indices: which of them, in the order of the rows returned.
+        digests: the SHA-256 of each of these images' bytes; they key the cache.
+        track: shows the progress.
+
+    Raises:
+        CacheError: if the cache cannot be written.
+    """
+    stores = open_stores(extractor)
+    wanted = list(dict.fromkeys(digests))
+    first_at = {digest: i for i, digest in reversed(list(enumerate(digests)))}
+    missing = [first_at[d] for d in wanted if any(d not in store for store in stores)]
+    failed_digests: dict[str, str] = {}
+    pending: list[tuple[list[str], list[np.ndarray]]] = []
+    size = extractor.runtime.batch
+    batches = [missing[i : i + size] for i in range(0, len(missing), size)]
+
+    def load(position: int) -> np.ndarray | ImageError:
+        return read_view(images, indices[position], digests[position], extractor.preprocessing)
+
+    with quiet():
+        for batch, views in load_ahead(track(batches, "running the trunk"), load):
+            good = [
+                (digests[position], view)
+                for position, view in zip(batch, views, strict=True)
+                if not isinstance(view, ImageError)
+            ]
+            failed_digests.update(
+                (digests[position], view.reason)
+                for position, view in zip(batch, views, strict=True)
+                if isinstance(view, ImageError)
+            )
+            if good:
+                codes = extractor.codes(np.stack([view for _, view in good]))
+                pending.append(([digest for digest, _ in good], codes))
+            if sum(len(names) for names, _ in pending) >= SHARD_ROWS:
+                write_shards(stores, pending)
+        write_shards(stores, pending)
+
+    failed = {i: failed_digests[d] for i, d in enumerate(digests) if d in failed_digests}
+    parts = [store.rows(digests, absent=failed_digests.keys()) for store in stores]
+    keys = tuple(store.key for store in stores)
+    computed = len(missing) - len(failed_digests)
+    return Codes(np.concatenate(parts, axis=1), failed, computed, keys)
+
+
+def open_stores(extractor: Extractor) -> list[CodeStore]:
+    """Open the cache of each of the trunk's cuts."""
+    signs = canary(extractor.codes, extractor.preprocessing)
+    return [
+        open_store(
+            fingerprint(
+                trunk=extractor.trunk,
+                cut=cut.name,
+                pool=extractor.pool,
+                preprocessing=extractor.preprocessing,
+                runtime=extractor.runtime,
+                canary=sign,
+            )
+        )
+        for cut, sign in zip(extractor.trunk.cuts, signs, strict=True)
+    ]
+
+
+def write_shards(
+    stores: list[CodeStore], pending: list[tuple[list[str], list[np.ndarray]]]
+) -> None:
+    """Write what has been computed, one shard for each cut, and forget it."""
+    if pending:
+        digests = [digest for names, _ in pending for digest in names]
+        for i, store in enumerate(stores):
+            store.add(digests, np.concatenate([codes[i] for _, codes in pending]))
+        pending.clear()
+
+
+def read_view(
+    images: ImageSet, index: int, digest: str, preprocessing: Preprocessing
+) -> np.ndarray | ImageError:
+    """Read, check and render one image; an image that cannot be read is returned as its error."""
+    name = images.items[index].name
+    try:
+        data = images.read(index)
+        if hashlib.sha256(data).hexdigest() != digest:
+            raise ImageError(name, "changed while it was being used; run again")
+        return render(decode(data, name), preprocessing)
+    except ImageError as error:
+        return error

@@ -1,0 +1,119 @@
+"""What identifies a set of codes: everything that could change one of their bits.
+
+The key of the cache is the SHA-256 of these facts. They hold no path, no batch of images and no
+order: those do not change a code. What the facts might miss (the code of a module, a library's
+kernels, the number of threads) shows in the canary: the trunk's output on two fixed inputs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+import torchvision
+
+from topwork.data.decode import DECODING
+from topwork.data.views import Preprocessing
+from topwork.network.cut import Trunk
+
+FORMAT = 1
+"""Of the cache; raise it when codes or their files change their meaning."""
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """How the trunk is run: eager PyTorch in float32, channels last.
+
+    Attributes:
+        device: where.
+        batch: images at a time. Small batches are the faster ones on a CPU, where the tensors
+            of large ones leave the caches.
+    """
+
+    device: torch.device
+    batch: int
+
+    @property
+    def layout(self) -> torch.memory_format:
+        """The memory layout of maps."""
+        return torch.channels_last
+
+    def facts(self) -> dict[str, Any]:
+        """Return what of it may change a bit of a code."""
+        return {"name": "eager", "device": self.device.type, "layout": "channels_last"}
+
+
+def choose_runtime(device: str) -> Runtime:
+    """Return the runtime for a device: "cpu", "cuda", "mps", or "auto"."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return Runtime(torch.device(device), batch=8 if device == "cpu" else 64)
+
+
+def fingerprint(
+    *,
+    trunk: Trunk,
+    cut: str,
+    pool: str,
+    preprocessing: Preprocessing,
+    runtime: Runtime,
+    canary: str,
+) -> dict[str, Any]:
+    """Return the facts that identify the codes at one cut, as plain JSON-able data."""
+    return {
+        "format": FORMAT,
+        "decoding": dict(DECODING),
+        "preprocessing": preprocessing.to_dict(),
+        "view": "plain",
+        "weights": digest_of_tensors(trunk),
+        "program": hashlib.sha256(trunk.program().encode()).hexdigest(),
+        "canary": canary,
+        "cut": cut,
+        "pool": pool,
+        "dtype": "float32",
+        "runtime": runtime.facts(),
+        "versions": {
+            "torch": torch.__version__,
+            "torchvision": torchvision.__version__,
+            "timm": timm.__version__,
+            "numpy": np.__version__,
+        },
+    }
+
+
+def key_of(facts: dict[str, Any]) -> str:
+    """Return the SHA-256 of facts, whatever the order of their keys.
+
+    >>> key_of({"a": 1, "b": 2}) == key_of({"b": 2, "a": 1})
+    True
+    """
+    text = json.dumps(facts, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def digest_of_tensors(trunk: Trunk) -> str:
+    """Return the SHA-256 of a trunk's tensors: names, types, shapes and bytes."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(trunk.state().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        # Contiguous in the order of the dimensions: the same weights in another memory layout
+        # are the same weights.
+        digest.update(tensor.detach().cpu().contiguous().numpy().data)
+    return digest.hexdigest()
+
+
+def canary(
+    codes: Callable[[np.ndarray], Sequence[np.ndarray]], preprocessing: Preprocessing
+) -> list[str]:
+    """Return the SHA-256 of the codes of two fixed inputs, one for each cut."""
+    height, width = preprocessing.size
+    count = 2 * height * width * 3
+    noise = (np.arange(count, dtype=np.uint64) * 2654435761 >> 13) & 255
+    pixels = noise.astype(np.uint8).reshape(2, height, width, 3)
+    return [hashlib.sha256(code.tobytes()).hexdigest() for code in codes(pixels)]
