@@ -1,0 +1,216 @@
+"""One look at every image before any training: what is broken, doubled, missing or lopsided."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+
+from topwork.data import duplicates
+from topwork.data.decode import quiet, thumbnail
+from topwork.data.findings import TINY, Audit, Conflict, Twins
+from topwork.data.image_set import ImageSet, name_a_few
+from topwork.data.loading import Track, load_ahead, untracked
+from topwork.data.split import SIDES, Split, split_items
+from topwork.errors import DataError, ImageError
+
+__all__ = ["Audit", "audit"]
+
+_BATCH = 64
+
+
+def audit(
+    images: ImageSet,
+    *,
+    strict: bool = False,
+    track: Track = untracked,
+) -> Audit:
+    """Look at every image once, divide them, and drop from training what the test side has too.
+
+    Args:
+        images: labeled images.
+        strict: raise at the first kind of fault found, instead of listing and leaving out.
+        track: shows the progress.
+
+    Raises:
+        DataError: no image can be read, a class lost its last training image, fewer than two
+            classes are left, or with `strict` anything is unreadable, skipped, in conflict or on
+            two sides.
+    """
+    looks = _look(images, track)
+    unreadable = tuple(
+        (item.name, looks.reasons[index])
+        for index, item in enumerate(images.items)
+        if index in looks.reasons
+    )
+    if len(unreadable) == len(images):
+        first = f"; the first: {': '.join(unreadable[0])}" if unreadable else ""
+        raise DataError(f"{images.location}: none of {len(images)} images can be read{first}")
+    split = split_items(images.items, looks.digests)
+    ranks = _ranks(split, len(images))
+    exact = duplicates.exact_pairs(looks.digests, ranks)
+    without_exact = ranks.copy()
+    without_exact[[weaker for weaker, _ in exact]] = -1
+    near = duplicates.near_pairs(looks.grey, looks.color, without_exact)
+    kept = _without(split, {weaker for weaker, _ in exact + near})
+    counts = _counts(images, kept)
+    training = [sides["train"] for sides in counts.values() if sides["train"]]
+    result = Audit(
+        location=images.location,
+        digests=tuple(looks.digests),
+        split=kept,
+        skipped=images.skipped,
+        unreadable=unreadable,
+        exact_duplicates=_named(images, ranks, exact),
+        near_duplicates=_named(images, ranks, near),
+        dropped=_reasons(images, exact, "the same as")
+        | _reasons(images, near, "nearly the same as"),
+        copies=_copies(looks.digests, kept),
+        conflicts=_conflicts(images, looks.digests),
+        counts=counts,
+        missing=_missing(counts, kept),
+        tiny=tuple(label for label, sides in counts.items() if 0 < sides["train"] < TINY),
+        imbalance=max(training) / min(training) if training else 1.0,
+    )
+    if strict and (faults := result.faults()):
+        raise DataError(f"{images.location}: {faults[0]}; mend the data, or do without strict")
+    _require_training(images, result)
+    return result
+
+
+@dataclass(frozen=True)
+class _Looks:
+    """What one pass over the encoded images gives."""
+
+    digests: list[str | None]
+    reasons: dict[int, str]
+    grey: np.ndarray
+    color: np.ndarray
+
+
+def _look(images: ImageSet, track: Track) -> _Looks:
+    count = len(images)
+    looks = _Looks(
+        digests=[None] * count,
+        reasons={},
+        grey=np.zeros((count, duplicates.SIDE, duplicates.SIDE), np.uint8),
+        color=np.zeros((count, 3), np.uint8),
+    )
+    batches = [range(start, min(start + _BATCH, count)) for start in range(0, count, _BATCH)]
+    with quiet():
+        tracked = track(batches, "looking at the images")
+        for batch, found in load_ahead(tracked, partial(_look_at, images)):
+            for index, (digest, _, reason) in zip(batch, found, strict=True):
+                looks.digests[index] = digest
+                if reason:
+                    looks.reasons[index] = reason
+            miniatures = np.stack([miniature for _, miniature, _ in found])
+            rows = slice(batch[0], batch[-1] + 1)
+            looks.grey[rows], looks.color[rows] = duplicates.describe(miniatures)
+    return looks
+
+
+def _look_at(images: ImageSet, index: int) -> tuple[str | None, np.ndarray, str]:
+    """Return an image's digest, its miniature, and an empty reason; or None, black, and why."""
+    try:
+        data = images.read(index)
+        miniature = thumbnail(data, images.items[index].name, duplicates.SIDE)
+    except ImageError as error:
+        return None, np.zeros((duplicates.SIDE, duplicates.SIDE, 3), np.uint8), error.reason
+    return hashlib.sha256(data).hexdigest(), miniature, ""
+
+
+def _ranks(split: Split, count: int) -> np.ndarray:
+    """Return int8 [N]: 0 train, 1 val, 2 test, -1 none; what is ranked higher is kept longer."""
+    ranks = np.full(count, -1, np.int8)
+    for rank, side in enumerate(SIDES):
+        ranks[list(getattr(split, side))] = rank
+    return ranks
+
+
+def _without(split: Split, dropped: set[int]) -> Split:
+    train, val = (
+        tuple(index for index in side if index not in dropped) for side in (split.train, split.val)
+    )
+    return replace(split, train=train, val=val)
+
+
+def _named(
+    images: ImageSet, ranks: np.ndarray, pairs: Iterable[tuple[int, int]]
+) -> tuple[Twins, ...]:
+    return tuple(
+        Twins(
+            images.items[weaker].name,
+            SIDES[ranks[weaker]],
+            images.items[stronger].name,
+            SIDES[ranks[stronger]],
+        )
+        for weaker, stronger in pairs
+    )
+
+
+def _reasons(images: ImageSet, pairs: Iterable[tuple[int, int]], relation: str) -> dict[str, str]:
+    return {
+        images.items[weaker].name: f"{relation} {images.items[stronger].name}"
+        for weaker, stronger in pairs
+    }
+
+
+def _copies(digests: Sequence[str | None], split: Split) -> int:
+    kept = Counter((side, digests[index]) for index, side in split.side_of().items())
+    return sum(count - 1 for count in kept.values())
+
+
+def _conflicts(images: ImageSet, digests: Sequence[str | None]) -> tuple[Conflict, ...]:
+    first: dict[str, int] = {}
+    conflicts = []
+    for index, (item, digest) in enumerate(zip(images.items, digests, strict=True)):
+        if digest is None:
+            continue
+        other = images.items[first.setdefault(digest, index)]
+        if set(other.labels) != set(item.labels):
+            conflicts.append(Conflict(item.name, item.labels, other.name, other.labels))
+    return tuple(conflicts)
+
+
+def _counts(images: ImageSet, split: Split) -> dict[str, dict[str, int]]:
+    counts = {label: dict.fromkeys(SIDES, 0) for label in images.classes}
+    for index, side in split.side_of().items():
+        for label in images.items[index].labels:
+            counts[label][side] += 1
+    return counts
+
+
+def _missing(counts: Mapping[str, Mapping[str, int]], split: Split) -> dict[str, tuple[str, ...]]:
+    missing = {
+        side: tuple(label for label, sides in counts.items() if not sides[side])
+        for side in SIDES
+        if getattr(split, side)
+    }
+    return {side: labels for side, labels in missing.items() if labels}
+
+
+def _require_training(images: ImageSet, result: Audit) -> None:
+    given = result.split.origin == "given"
+    expected = {
+        label
+        for item in images.items
+        for label in item.labels
+        if not given or item.split == "train"
+    }
+    lost = sorted(label for label in expected if not result.counts[label]["train"])
+    if lost:
+        raise DataError(
+            f"{images.location}: no training image of {name_a_few(lost)} is left "
+            f"({len(result.unreadable)} images unreadable, {len(result.dropped)} dropped as "
+            f"duplicates); add images, or take the class out"
+        )
+    if len(expected) < 2:
+        found = f"only {next(iter(expected))!r}" if expected else "no class"
+        raise DataError(
+            f"{images.location}: {found} has training images; give at least two classes"
+        )

@@ -1,0 +1,151 @@
+"""What an audit found, as a value, and how it is said."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from topwork.data.image_set import name_a_few
+from topwork.data.split import SIDES, Split
+
+# A class with fewer training images than this is worth a word.
+TINY = 10
+
+# So many times as many training images in the largest class as in the smallest, likewise.
+LOPSIDED = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Twins:
+    """An image that was dropped because a side that judges it has the same one."""
+
+    name: str
+    side: str
+    twin: str
+    twin_side: str
+
+
+@dataclass(frozen=True, slots=True)
+class Conflict:
+    """Two files with the same bytes and different labels."""
+
+    name: str
+    labels: tuple[str, ...]
+    twin: str
+    twin_labels: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What was found, as plain data.
+
+    Attributes:
+        location: where the images come from.
+        digests: SHA-256 of each item's bytes in hex, None where it is unreadable.
+        split: the sides, without what is unreadable or was dropped.
+        skipped: what was found but is no item, with the reason.
+        unreadable: items that cannot be read or decoded, with the reason.
+        exact_duplicates: same bytes on two sides.
+        near_duplicates: nearly the same picture on two sides.
+        dropped: the items those cost, with the reason; never one of the test side.
+        copies: how many items repeat the bytes of another one on their own side.
+        conflicts: same bytes, different labels.
+        counts: images per class and side.
+        missing: classes that a side lacks, for each side that lacks some.
+        tiny: classes with fewer than 10 training images.
+        imbalance: training images of the largest class over those of the smallest.
+    """
+
+    location: str
+    digests: tuple[str | None, ...]
+    split: Split
+    skipped: tuple[tuple[str, str], ...]
+    unreadable: tuple[tuple[str, str], ...]
+    exact_duplicates: tuple[Twins, ...]
+    near_duplicates: tuple[Twins, ...]
+    dropped: dict[str, str]
+    copies: int
+    conflicts: tuple[Conflict, ...]
+    counts: dict[str, dict[str, int]]
+    missing: dict[str, tuple[str, ...]]
+    tiny: tuple[str, ...]
+    imbalance: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data for JSON: all but the digests and the sides of single images."""
+        return {
+            "location": self.location,
+            "split": {
+                "origin": self.split.origin,
+                "notes": list(self.split.notes),
+                "sizes": {side: len(getattr(self.split, side)) for side in SIDES},
+            },
+            "skipped": [list(entry) for entry in self.skipped],
+            "unreadable": [list(entry) for entry in self.unreadable],
+            "exact_duplicates": [asdict(twins) for twins in self.exact_duplicates],
+            "near_duplicates": [asdict(twins) for twins in self.near_duplicates],
+            "dropped": dict(self.dropped),
+            "copies": self.copies,
+            "conflicts": [
+                {**asdict(each), "labels": list(each.labels), "twin_labels": list(each.twin_labels)}
+                for each in self.conflicts
+            ],
+            "counts": {label: dict(sides) for label, sides in self.counts.items()},
+            "missing": {side: list(labels) for side, labels in self.missing.items()},
+            "tiny": list(self.tiny),
+            "imbalance": self.imbalance,
+        }
+
+    def lines(self) -> list[str]:
+        """Return the findings in plain English, one per line; the first is a summary."""
+        sizes = {side: len(getattr(self.split, side)) for side in SIDES}
+        parts = ", ".join(f"{size} {side}" for side, size in sizes.items() if size)
+        origin = "as given" if self.split.origin == "given" else "split by hash"
+        found = [
+            f"{sum(sizes.values())} images, {len(self.counts)} classes: {parts} ({origin})",
+            *self.split.notes,
+            _finding(self.unreadable, "unreadable, left out", ": ".join),
+            _finding(self.skipped, "skipped", ": ".join),
+            _finding(self.exact_duplicates, "exact duplicates across sides, dropped", _twins),
+            _finding(self.near_duplicates, "near duplicates across sides, dropped", _twins),
+            f"exact copies inside a side, kept: {self.copies}" if self.copies else "",
+            _finding(self.conflicts, "times the same image under different labels", _conflict),
+            *(f"{side} lacks {name_a_few(labels)}" for side, labels in self.missing.items()),
+            _finding(self.tiny, f"classes with fewer than {TINY} training images", str),
+        ]
+        if self.imbalance >= LOPSIDED:
+            found.append(
+                f"the largest class has {self.imbalance:.1f} times the training images of the "
+                f"smallest"
+            )
+        return [line for line in found if line]
+
+    def faults(self) -> list[str]:
+        """Return what strictness does not bear, one kind per line."""
+        kinds = (
+            _finding(self.unreadable, "unreadable", ": ".join),
+            _finding(self.skipped, "skipped", ": ".join),
+            _finding(self.conflicts, "times the same image under different labels", _conflict),
+            _finding(self.exact_duplicates, "exact duplicates across sides", _twins),
+            _finding(self.near_duplicates, "near duplicates across sides", _twins),
+        )
+        return [kind for kind in kinds if kind]
+
+
+def _finding(entries: Sequence[Any], what: str, say: Callable[[Any], str]) -> str:
+    """Return "3 unreadable: a.jpg: truncated file; ..." or an empty string if there are none."""
+    if not entries:
+        return ""
+    shown = "; ".join(say(entry) for entry in entries[:5])
+    more = f"; and {len(entries) - 5} more" if len(entries) > 5 else ""
+    return f"{len(entries)} {what}: {shown}{more}"
+
+
+def _twins(twins: Twins) -> str:
+    return f"{twins.name} ({twins.side}) = {twins.twin} ({twins.twin_side})"
+
+
+def _conflict(conflict: Conflict) -> str:
+    labels, twin_labels = ("+".join(each) for each in (conflict.labels, conflict.twin_labels))
+    return f"{conflict.name} ({labels}) = {conflict.twin} ({twin_labels})"
