@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -19,7 +19,14 @@ from topwork.errors import ChainError, did_you_mean
 from topwork.network.costs import measure_costs
 from topwork.network.layout import Layout, layout_of, positions
 from topwork.network.sharing import share_copy
-from topwork.network.trace import Traced, TraceFailure, normalize, trace
+from topwork.network.trace import (
+    Traced,
+    TraceFailure,
+    holds_classifier,
+    is_block,
+    normalize,
+    trace,
+)
 from topwork.network.units import find_cuts, role_of
 
 INPUT = "input"
@@ -64,7 +71,7 @@ class Chain:
     Attributes:
         network: the module tree that ``graph`` points into. It shares its tensors with the
             network it was made from, and nothing else.
-        graph: the calls, in the order of execution.
+        graph: the calls, in the order of execution; None if the network cannot be traced.
         cuts: the cut points by depth, the input first and L last.
         nodes: the graph node whose value crosses, one for each cut point.
         copied: depths whose tensor a layer above overwrites in place, so that layers above must
@@ -74,7 +81,7 @@ class Chain:
     """
 
     network: nn.Module
-    graph: fx.Graph
+    graph: fx.Graph | None
     cuts: tuple[CutPoint, ...]
     nodes: tuple[fx.Node, ...]
     copied: frozenset[int]
@@ -137,6 +144,9 @@ class Chain:
 
         """
         text = str(depth)
+        named = [cut for cut in self.cuts if cut.name == depth]
+        if named:
+            return named[0]
         if re.fullmatch(r"-?\d+", text):
             if 0 <= int(text) < len(self.cuts):
                 return self.cuts[int(text)]
@@ -144,7 +154,7 @@ class Chain:
                 f"depth {text} does not exist: give 0 (the input) to {len(self.cuts) - 1}"
                 f" ({self.top.name})"
             )
-        inside = [c for c in self.cuts if c.name == text or c.name.startswith(text + ".")]
+        inside = [cut for cut in self.cuts if cut.name.startswith(text + ".")]
         if inside:
             return inside[-1]
         names = [cut.name for cut in self.cuts]
@@ -161,6 +171,8 @@ class Chain:
         ``len(chain)``.
         """
         depths = dict.fromkeys(self.network.state_dict(), len(self.cuts))
+        if self.graph is None:
+            return {key: 2 if key.startswith(f"{self.head}.") else 1 for key in depths}
         boundaries = list(self.nodes)
         depth = 0
         for node in self.graph.nodes:
@@ -198,6 +210,8 @@ def trace_chain(network: nn.Module, example: Tensor) -> Chain:
         )
     try:
         traced = trace(network, example)
+        if compound := compound_head(traced):
+            traced = trace(network, example, opened=compound)
         ends, head = below_head(traced, find_cuts(traced))
     except TraceFailure as failure:
         return ends_only(network, example, str(failure))
@@ -209,24 +223,30 @@ def trace_chain(network: nn.Module, example: Tensor) -> Chain:
 def ends_only(network: nn.Module, example: Tensor, reason: str) -> Chain:
     """Return the chain of depths 0 and L, for a network that cannot be traced.
 
-    The last linear layer is found by running, and taken out: what remains gives L.
+    The last linear layer is found by running; without it, what remains gives L.
     """
     network = share_copy(network).eval()
-    path, result, output = run_last_linear(network, example)
-    if path is None or not torch.equal(result, output):
+    head, result, output = run_last_linear(network, example)
+    if head is None or not torch.equal(result, output):
         raise ChainError(
             f"the network cannot be traced ({reason}) and does not end in a linear layer;"
             " name its parts with topwork.Chain.of([(name, module), ...], example)"
         )
+    # A graph of two calls, below and above, to measure by; the names in it are not the network's.
     root, graph = nn.Module(), fx.Graph()
-    head = network.get_submodule(path)
-    put(network, path, nn.Identity())
-    put(root, BODY, network)
-    put(root, path, head)
+    root.body, root.head = without_head(network, head), network.get_submodule(head)
     code = graph.call_module(BODY, (graph.placeholder("x"),))
-    graph.output(graph.call_module(path, (code,)))
-    traced = normalize(root, graph, example)
-    return make_chain(traced, [(code, BODY)], path, note=f"only depths 0 and L: {reason}")
+    graph.output(graph.call_module("head", (code,)))
+    measured = make_chain(normalize(root, graph, example), [(code, BODY)], head)
+    note = f"only depths 0 and L: {reason}"
+    return replace(measured, network=network, graph=None, nodes=(), note=note)
+
+
+def without_head(network: nn.Module, head: str) -> nn.Module:
+    """Return a copy that shares all tensors, its last linear layer replaced by the identity."""
+    body = share_copy(network)
+    put(body, head, nn.Identity())
+    return body
 
 
 def run_last_linear(network: nn.Module, example: Tensor) -> tuple[str | None, Tensor, Tensor]:
@@ -301,12 +321,24 @@ def below_head(
     """
     nodes = list(traced.graph.nodes)
     weighted = [i for i, node in enumerate(nodes) if role_of(traced, node) == "weighted"]
+    if not weighted:
+        return ends, None
     last = nodes[weighted[-1]]
     if last.op != "call_module" or not is_linear(traced.network.get_submodule(str(last.target))):
         return ends, None
     below = [end for end in ends if nodes.index(end[0]) < weighted[-1]]
     alone = not below or sum(i > nodes.index(below[-1][0]) for i in weighted) == 1
     return below, str(last.target) if alone else None
+
+
+def compound_head(traced: Traced) -> str | None:
+    """Return the path of the last weighted call if it is a block around a linear layer."""
+    weighted = [node for node in traced.graph.nodes if role_of(traced, node) == "weighted"]
+    if not weighted or weighted[-1].op != "call_module":
+        return None
+    path = str(weighted[-1].target)
+    module = traced.network.get_submodule(path)
+    return path if is_block(module) and holds_classifier(module) else None
 
 
 def is_linear(module: nn.Module) -> bool:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from topwork.errors import ChainError
-from topwork.network.chain import Chain, CutPoint
+from topwork.network.chain import Chain, CutPoint, put, without_head
 from topwork.network.sharing import share_copy
 from topwork.network.trace import is_batch_size
 
@@ -89,28 +89,48 @@ def cut(chain: Chain, depth: str | int) -> tuple[Trunk, nn.Module]:
     return Trunk(chain, [at.depth]), segment(chain, at, None)
 
 
-def segment(chain: Chain, below: CutPoint, above: CutPoint | None) -> fx.GraphModule:
+def segment(chain: Chain, below: CutPoint, above: CutPoint | None) -> nn.Module:
     """Return the layers between two cut points; None stands for the network's output.
 
     Module objects are new, tensors are the network's own. Where the first of the layers would
     overwrite its input in place, it is given a copy.
     """
+    if chain.graph is None:
+        return untraced_segment(chain, below, above)
     root = share_copy(chain.network)
     start = chain.nodes[below.depth]
     result = chain.nodes[above.depth] if above else output_value(chain.graph)
-    return fx.GraphModule(root, extract(chain, start, below.depth in chain.copied, result))
+    return fx.GraphModule(root, extract(chain.graph, start, below.depth in chain.copied, result))
 
 
-def codes_segment(chain: Chain) -> fx.GraphModule | None:
+def untraced_segment(chain: Chain, below: CutPoint, above: CutPoint | None) -> nn.Module:
+    """Return the layers between two of the three places of a network that cannot be traced."""
+    if below.depth == 0 and above is not None and above.depth == 1:
+        return without_head(chain.network, str(chain.head))
+    if below.depth == 0 and above is None:
+        return share_copy(chain.network)
+    root, graph = nn.Module(), fx.Graph()
+    value = graph.placeholder("x")
+    if below.depth == 1 and above is None:
+        put(root, str(chain.head), share_copy(chain.network.get_submodule(str(chain.head))))
+        value = graph.call_module(str(chain.head), (value,))
+    graph.output(value)
+    return fx.GraphModule(root, graph)
+
+
+def codes_segment(chain: Chain) -> nn.Module | None:
     """Return what lies between L and the last linear layer: the source head's own pooling.
 
     None if the network has no single last linear layer.
     """
     if chain.head is None:
         return None
+    if chain.graph is None:
+        return nn.Identity()
     (linear,) = (n for n in chain.graph.nodes if n.op == "call_module" and n.target == chain.head)
     top = chain.top.depth
-    graph = extract(chain, chain.nodes[top], top in chain.copied, linear.all_input_nodes[0])
+    start, result = chain.nodes[top], linear.all_input_nodes[0]
+    graph = extract(chain.graph, start, top in chain.copied, result)
     return fx.GraphModule(share_copy(chain.network), graph)
 
 
@@ -122,7 +142,7 @@ def output_value(graph: fx.Graph) -> fx.Node:
     return value
 
 
-def extract(chain: Chain, start: fx.Node, copied: bool, result: fx.Node) -> fx.Graph:
+def extract(whole: fx.Graph, start: fx.Node, copied: bool, result: fx.Node) -> fx.Graph:
     """Copy the calls that lead from one node's value to another's into a graph of their own."""
     graph = fx.Graph()
     entry = graph.placeholder("x")
@@ -132,7 +152,7 @@ def extract(chain: Chain, start: fx.Node, copied: bool, result: fx.Node) -> fx.G
         graph.output(value)
         return graph
     needed = ancestors(start, result)
-    for node in chain.graph.nodes:
+    for node in whole.nodes:
         if node in needed:
             if node.op == "call_method" and is_batch_size(node):
                 renamed[node] = graph.call_method("size", (entry, 0))

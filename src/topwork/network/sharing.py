@@ -29,13 +29,15 @@ def share_copy(network: Network) -> Network:
 def without_data(network: Network) -> Network:
     """Copy a network with tensors that have shapes but no data (on torch's meta device).
 
+    The copy is for looking at, not for training: its parameters ask for no gradients.
+
     >>> import torch
     >>> without_data(torch.nn.Linear(2, 3)).weight.device.type
     'meta'
     """
     empty: dict[int, object] = {}
     for parameter in network.parameters():
-        empty[id(parameter)] = nn.Parameter(parameter.detach().to("meta"), parameter.requires_grad)
+        empty[id(parameter)] = nn.Parameter(parameter.detach().to("meta"), requires_grad=False)
     for buffer in network.buffers():
         empty[id(buffer)] = buffer.to("meta")
     return copy.deepcopy(network, empty)

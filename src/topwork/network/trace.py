@@ -100,14 +100,16 @@ def holds_classifier(module: nn.Module) -> bool:
 class BlockTracer(fx.Tracer):
     """A tracer that keeps blocks, and whatever could not be traced before, whole."""
 
-    def __init__(self, whole: set[str]) -> None:
+    def __init__(self, whole: set[str], opened: str | None) -> None:
         super().__init__()
-        self.whole = whole
+        self.whole, self.opened = whole, opened
         self.path: list[str] = []
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Keep a module whole where nothing is gained, or possible, inside it."""
-        return module_qualified_name in self.whole or not is_traced_through(m)
+        if module_qualified_name in self.whole:
+            return True
+        return module_qualified_name != self.opened and not is_traced_through(m)
 
     def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
         """Remember which module is being traced, for the error that may come."""
@@ -131,11 +133,11 @@ def optional_inputs(network: nn.Module) -> dict[str, Any]:
     return {p.name: p.default for p in named[1:]}
 
 
-def record(network: nn.Module) -> fx.Graph:
+def record(network: nn.Module, opened: str | None) -> fx.Graph:
     """Trace in the network's present mode; modules that resist are kept whole."""
     whole: set[str] = set()
     while True:
-        tracer = BlockTracer(whole)
+        tracer = BlockTracer(whole, opened)
         try:
             graph = tracer.trace(network, concrete_args=optional_inputs(network))
         except TraceFailure:
@@ -202,19 +204,20 @@ class Observer(fx.Interpreter):
         return value
 
 
-def trace(network: nn.Module, example: Tensor) -> Traced:
+def trace(network: nn.Module, example: Tensor, opened: str | None = None) -> Traced:
     """Record a network as a normalized graph of blocks, and check it against the network.
 
     Args:
         network: any module that takes one tensor; it is not changed, its mode included.
         example: input of one or more images, [N, C, H, W]; shapes are fixed to its size.
+        opened: the path of a block to trace through all the same.
 
     Raises:
         TraceFailure: if ``forward`` cannot be recorded; the text names the line.
     """
     network = share_copy(network)
-    in_training = record(network.train())
-    graph = record(network.eval())
+    in_training = record(network.train(), opened)
+    graph = record(network.eval(), opened)
     if calls_of(graph) != calls_of(in_training):
         raise TraceFailure("forward takes another way in training than in evaluation")
     traced = normalize(network, graph, example)
@@ -270,7 +273,8 @@ def fix_integers(graph: fx.Graph, at_two: dict[fx.Node, Any], at_three: dict[fx.
     with graph.inserting_after(source):
         batch = graph.call_method("size", (source, 0))
     for node in list(graph.nodes):
-        if node is batch or node not in at_two or not is_integers(at_two[node]):
+        is_mode = node.op == "get_attr"  # the bool that functional dropout reads
+        if node is batch or is_mode or node not in at_two or not is_integers(at_two[node]):
             continue
         two, three = at_two[node], at_three[node]
         if two == three:
