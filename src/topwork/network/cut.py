@@ -24,11 +24,17 @@ class Trunk:
 
     Always in eval mode, always without gradients; nothing it does writes to a tensor of the
     network it was cut from.
+
+    Attributes:
+        cuts: the cut points, the lowest first.
+        programs: the calls from the input to each of them as text.
+        segments: the layers up to each from the one before.
     """
 
     def __init__(self, chain: Chain, depths: Sequence[str | int]) -> None:
         cuts = sorted({chain.resolve(depth) for depth in depths}, key=lambda cut: cut.depth)
         self.cuts = tuple(cuts)
+        self.programs = tuple(program(chain, cut) for cut in cuts)
         starts = [chain.cuts[0], *cuts]
         self.segments = tuple(
             segment(chain, below, above).eval() for below, above in zip(starts, cuts, strict=False)
@@ -53,22 +59,36 @@ class Trunk:
                 images = part(images)
         return images
 
-    def state(self) -> dict[str, Tensor]:
-        """Return the trunk's tensors by their names in the network; they are shared with it."""
-        return {name: value for part in self.segments for name, value in part.state_dict().items()}
+    def state(self, count: int | None = None) -> dict[str, Tensor]:
+        """Return the tensors below the first ``count`` cuts (default: all), by name.
 
-    def program(self) -> str:
-        """Return the trunk's calls as text: the same text means the same calls."""
-        return "\n".join(str(part) for part in self.segments)
+        They are the network's own, or where the trunk was moved, its copies.
+        """
+        parts = self.segments[:count]
+        return {name: value for part in parts for name, value in part.state_dict().items()}
 
     def to(self, device: torch.device, memory_format: torch.memory_format) -> Trunk:
         """Return a trunk with its own tensors on a device, in a memory layout."""
         moved = object.__new__(Trunk)
-        moved.cuts = self.cuts
+        moved.cuts, moved.programs = self.cuts, self.programs
         moved.segments = tuple(
             copy.deepcopy(part).to(device).to(memory_format=memory_format) for part in self.segments
         )
         return moved
+
+
+def program(chain: Chain, cut: CutPoint) -> str:
+    """Return the calls below a cut point as text; the same text means the same calls."""
+    if chain.graph is None:
+        return str(without_head(chain.network, str(chain.head)))
+    needed = ancestors(chain.nodes[0], chain.nodes[cut.depth])
+    lines = []
+    for node in chain.graph.nodes:
+        if node in needed:
+            is_module = node.op == "call_module"
+            module = chain.network.get_submodule(str(node.target)) if is_module else ""
+            lines.append(f"{node.format_node()} {module}")
+    return "\n".join(lines)
 
 
 def cut(chain: Chain, depth: str | int) -> tuple[Trunk, nn.Module]:

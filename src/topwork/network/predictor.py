@@ -126,5 +126,5 @@ def load(location: str | Path) -> Predictor:
         ModelError: if it holds no model, or a damaged one.
     """
     opened = open_model(location)
-    opened.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    opened.model.to(memory_format=torch.channels_last)
     return Predictor(opened)

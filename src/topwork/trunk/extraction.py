@@ -151,14 +151,14 @@ def open_stores(extractor: Extractor) -> list[CodeStore]:
         open_store(
             fingerprint(
                 trunk=extractor.trunk,
-                cut=cut.name,
+                number=number,
                 pool=extractor.pool,
                 preprocessing=extractor.preprocessing,
                 runtime=extractor.runtime,
                 canary=sign,
             )
         )
-        for cut, sign in zip(extractor.trunk.cuts, signs, strict=True)
+        for number, sign in enumerate(signs)
     ]
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ import numpy as np
 import timm
 import torch
 import torchvision
+from torch import Tensor
 
 from topwork.data.decode import DECODING
 from topwork.data.views import Preprocessing
@@ -59,22 +60,25 @@ def choose_runtime(device: str) -> Runtime:
 def fingerprint(
     *,
     trunk: Trunk,
-    cut: str,
+    number: int,
     pool: str,
     preprocessing: Preprocessing,
     runtime: Runtime,
     canary: str,
 ) -> dict[str, Any]:
-    """Return the facts that identify the codes at one cut, as plain JSON-able data."""
+    """Return the facts that identify the codes at one of a trunk's cuts, as plain data.
+
+    They are the same whether the trunk has further cuts or not.
+    """
     return {
         "format": FORMAT,
         "decoding": dict(DECODING),
         "preprocessing": preprocessing.to_dict(),
         "view": "plain",
-        "weights": digest_of_tensors(trunk),
-        "program": hashlib.sha256(trunk.program().encode()).hexdigest(),
+        "weights": digest_of_tensors(trunk.state(number + 1)),
+        "program": hashlib.sha256(trunk.programs[number].encode()).hexdigest(),
         "canary": canary,
-        "cut": cut,
+        "cut": trunk.cuts[number].name,
         "pool": pool,
         "dtype": "float32",
         "runtime": runtime.facts(),
@@ -97,10 +101,10 @@ def key_of(facts: dict[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def digest_of_tensors(trunk: Trunk) -> str:
-    """Return the SHA-256 of a trunk's tensors: names, types, shapes and bytes."""
+def digest_of_tensors(tensors: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 of tensors: names, types, shapes and bytes."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(trunk.state().items()):
+    for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         # Contiguous in the order of the dimensions: the same weights in another memory layout
         # are the same weights.

@@ -1,0 +1,194 @@
+"""How good a classifier is on labeled rows, each number with its count and 95 % interval.
+
+- Proportions (accuracy, recall, precision): Wilson's score interval (Wilson 1927).
+- Balanced accuracy, the mean of the classes' recalls: MOVER (Zou & Donner 2008) from their Wilson
+  limits, which keeps its width where every recall is 100 % and a resampled interval would shrink
+  to a point.
+- Log-loss: percentile bootstrap over rows.
+- Calibration error: value ± 1.96 bootstrap standard errors, the lower limit less the bootstrap's
+  estimate of the bias too, within [0, 1]. Noise alone makes the bins' errors positive, more so in
+  a resample, so that percentiles would leave out zero where the probabilities are perfect.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+
+from topwork.errors import DataError
+
+Array = np.ndarray
+
+CONFIDENCE = 0.95
+NORMAL_QUANTILE = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
+BINS = 15
+LEAST_PROBABILITY = float(np.finfo(np.float64).eps)
+SUM_TOLERANCE = 1e-3  # half precision is good to this
+MOST_RESAMPLES, FEWEST_RESAMPLES = 2000, 200
+DRAWS = 10**8  # resampled rows in all: about a second
+DRAWS_AT_ONCE = 2**20
+
+
+def evaluate(
+    probabilities: Array, labels: Array, classes: Sequence[str], *, seed: int = 0
+) -> dict[str, Any]:
+    """Compare predicted probabilities with the labels; return plain data for a record.
+
+    Each number is ``{"value", "interval": [low, high], "n"}``; value and interval are None where n
+    is 0. Classes without rows are named under ``absent`` and take no part in balanced accuracy.
+    Log-loss is the mean of -ln p(label), p no less than 2.2e-16. Calibration error is that of the
+    predicted class: over 15 bins of its probability, equally wide (Guo et al. 2017), the
+    distance between the share of correct rows and the mean probability, averaged over the bins by
+    their rows. In the confusion matrix a row is a true class and a column a predicted one.
+
+    Args:
+        probabilities: [n, c] floats, rows sum to one.
+        labels: [n] integers from 0 to c - 1.
+        classes: c names.
+        seed: of the bootstrap.
+
+    Raises:
+        DataError: for no rows, shapes or labels that do not fit, or numbers that are no
+            probabilities (NaN and infinity among them).
+
+    >>> report = evaluate(np.array([[0.9, 0.1], [0.2, 0.8]]), np.array([0, 1]), ["ant", "bee"])
+    >>> report["accuracy"]
+    {'value': 1.0, 'interval': [0.3423802275066532, 1.0], 'n': 2}
+    """
+    probabilities, labels = np.asarray(probabilities), np.asarray(labels)
+    _check(probabilities, labels, classes)
+    n, c = probabilities.shape
+    predicted = probabilities.argmax(axis=1)
+    confusion = np.bincount(labels * c + predicted, minlength=c * c).reshape(c, c)
+    correct, members, named = np.diagonal(confusion), confusion.sum(axis=1), confusion.sum(axis=0)
+    present = members > 0
+    rows = np.arange(n)
+    losses = -np.log(np.maximum(probabilities[rows, labels], LEAST_PROBABILITY, dtype=np.float64))
+    confidence = probabilities[rows, predicted].astype(np.float64)
+    return {
+        "n": n,
+        "accuracy": proportion(int(correct.sum()), n),
+        "balanced_accuracy": mean_proportion(correct[present], members[present]),
+        **_losses_and_calibration(losses, confidence, predicted == labels, seed),
+        "per_class": [
+            {
+                "class": name,
+                "recall": proportion(int(correct[index]), int(members[index])),
+                "precision": proportion(int(correct[index]), int(named[index])),
+            }
+            for index, name in enumerate(classes)
+        ],
+        "absent": [
+            name for name, is_present in zip(classes, present, strict=True) if not is_present
+        ],
+        "confusion": {"classes": list(classes), "counts": confusion.tolist()},
+    }
+
+
+def wilson(successes: int, n: int) -> tuple[float, float]:
+    """Return Wilson's 95 % interval of a proportion, n > 0.
+
+    >>> low, high = wilson(146, 153)
+    >>> f"{low:.3f} {high:.3f}"
+    '0.909 0.978'
+    """
+    z2 = NORMAL_QUANTILE**2
+    share = successes / n
+    center = share + z2 / (2 * n)
+    half = NORMAL_QUANTILE * (share * (1 - share) / n + z2 / (4 * n * n)) ** 0.5
+    low, high = (center - half) / (1 + z2 / n), (center + half) / (1 + z2 / n)
+    return (0.0 if successes == 0 else low), (1.0 if successes == n else high)
+
+
+def proportion(successes: int, n: int) -> dict[str, Any]:
+    """Return value, Wilson interval and n of a proportion; None for both where n is 0.
+
+    >>> proportion(0, 0)
+    {'value': None, 'interval': None, 'n': 0}
+    """
+    if n == 0:
+        return {"value": None, "interval": None, "n": 0}
+    return {"value": successes / n, "interval": list(wilson(successes, n)), "n": n}
+
+
+def mean_proportion(successes: Array, counts: Array) -> dict[str, Any]:
+    """Return the unweighted mean of independent proportions with its MOVER interval.
+
+    With shares p_i in [l_i, u_i] by Wilson, k of them, the interval is the mean less
+    sqrt(sum (p_i - l_i)²) / k, and plus sqrt(sum (u_i - p_i)²) / k (Zou & Donner 2008).
+
+    >>> mean_proportion(np.array([50, 50]), np.array([50, 50]))["interval"][0] > 0.94
+    True
+    """
+    limits = np.array([wilson(int(s), int(m)) for s, m in zip(successes, counts, strict=True)])
+    shares = successes / counts
+    mean = float(shares.mean())
+    below = float(np.linalg.norm(shares - limits[:, 0])) / len(shares)
+    above = float(np.linalg.norm(limits[:, 1] - shares)) / len(shares)
+    interval = [max(mean - below, 0.0), min(mean + above, 1.0)]
+    return {"value": mean, "interval": interval, "n": int(counts.sum())}
+
+
+def _losses_and_calibration(
+    losses: Array, confidence: Array, correct: Array, seed: int
+) -> dict[str, Any]:
+    """Return log-loss and calibration error, with intervals from the same resampled rows."""
+    n = len(losses)
+    # Half-open bins (a, b]; the rows are sorted by bin so that sums over bins are sums of runs.
+    bins = np.clip(np.ceil(confidence * BINS).astype(np.int64) - 1, 0, BINS - 1)
+    order = np.argsort(bins, kind="stable")
+    starts = np.flatnonzero(np.diff(bins[order], prepend=-1))
+    losses, gaps = losses[order], (correct - confidence)[order]
+    log_loss = float(losses.mean())
+    error = float(np.abs(np.add.reduceat(gaps, starts)).sum()) / n
+    resamples = max(FEWEST_RESAMPLES, min(MOST_RESAMPLES, DRAWS // n))
+    means, errors = np.empty(resamples), np.empty(resamples)
+    generator = np.random.default_rng(seed)
+    at_once = max(1, DRAWS_AT_ONCE // n)
+    for first in range(0, resamples, at_once):
+        size = min(at_once, resamples - first)
+        drawn = generator.integers(0, n, size=(size, n)) + n * np.arange(size)[:, None]
+        times = np.bincount(drawn.ravel(), minlength=size * n).reshape(size, n)
+        means[first : first + size] = times @ losses / n
+        sums = np.add.reduceat(times * gaps, starts, axis=1)
+        errors[first : first + size] = np.abs(sums).sum(axis=1) / n
+    low, high = np.quantile(means, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]).tolist()
+    half = NORMAL_QUANTILE * float(errors.std(ddof=1))
+    bias = max(float(errors.mean()) - error, 0.0)
+    return {
+        "log_loss": {"value": log_loss, "interval": [low, high], "n": n},
+        "calibration_error": {
+            "value": error,
+            "interval": [max(error - bias - half, 0.0), min(error + half, 1.0)],
+            "n": n,
+            "bins": BINS,
+        },
+        "bootstrap": {"resamples": resamples, "seed": seed},
+    }
+
+
+def _check(probabilities: Array, labels: Array, classes: Sequence[str]) -> None:
+    if probabilities.ndim != 2 or labels.shape != probabilities.shape[:1]:
+        raise DataError(
+            f"probabilities of shape {list(probabilities.shape)} do not fit labels of shape"
+            f" {list(labels.shape)}; give [n, classes] and [n]"
+        )
+    n, c = probabilities.shape
+    if len(classes) != c:
+        raise DataError(f"{len(classes)} class names for {c} columns; give one name for each")
+    if n == 0:
+        raise DataError("no rows to evaluate; give at least one labeled image")
+    if labels.min() < 0 or labels.max() >= c:
+        raise DataError(
+            f"labels run from {labels.min()} to {labels.max()}; give numbers from 0 to {c - 1}"
+        )
+    off = ~(np.abs(probabilities.sum(axis=1, dtype=np.float64) - 1) <= SUM_TOLERANCE)
+    off |= ~(probabilities.min(axis=1) >= 0)
+    if off.any():
+        raise DataError(
+            f"row {int(np.flatnonzero(off)[0])} does not hold probabilities (NaN, negative, or not"
+            " of sum one); give softmax outputs"
+        )

@@ -1,0 +1,241 @@
+"""Heads held against scikit-learn on the objective that the docstring states."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.svm import LinearSVC
+
+from topwork.errors import DataError, UsageError
+from topwork.learn import principal
+from topwork.learn.heads import KINDS, LinearHead, fit_head, fit_path, softmax
+from topwork.learn.lbfgs import minimize
+
+SHAPES = [(60, 12, 2), (60, 12, 4), (40, 150, 2), (40, 150, 4)]
+
+
+def draw(n: int, d: int, classes: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Codes with correlated columns of very different scales, and labels that they tell partly."""
+    generator = np.random.default_rng(seed)
+    labels = np.arange(n) % classes
+    centers = generator.normal(size=(classes, d))
+    codes = (centers[labels] + 2 * generator.normal(size=(n, d))) @ generator.normal(size=(d, d))
+    return codes * 10.0 ** generator.uniform(-3, 3, size=d) + generator.normal(size=d), labels
+
+
+def standardized(codes: np.ndarray) -> np.ndarray:
+    return (codes - codes.mean(axis=0)) / codes.std(axis=0) / np.sqrt(codes.shape[1])
+
+
+def on_standardized(head: LinearHead, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    weight = head.weight.astype(float) * codes.std(axis=0) * np.sqrt(codes.shape[1])
+    return weight, head.bias + head.weight.astype(float) @ codes.mean(axis=0)
+
+
+def objective(
+    kind: str, z: np.ndarray, labels: np.ndarray, weight: np.ndarray, bias: np.ndarray, strength
+) -> float:
+    """The docstring's objective, summed over the problems of one-versus-rest, row by row."""
+    total = 0.0
+    for row, label in zip(z, labels, strict=True):
+        scores = weight @ row + bias
+        if kind == "softmax":
+            total += np.log(np.exp(scores - scores.max()).sum()) + scores.max() - scores[label]
+            continue
+        for index, score in enumerate(scores):
+            sign = 1.0 if (label == index if len(scores) > 1 else label == 1) else -1.0
+            total += max(0.0, 1 - sign * score) ** 2 if kind == "svm" else (score - sign) ** 2
+    return total / len(z) + strength / 2 * float((weight**2).sum())
+
+
+@pytest.mark.parametrize(("n", "d", "classes"), SHAPES)
+@pytest.mark.parametrize("strength", [1e-1, 1e-3])
+def test_softmax_reaches_the_minimum_that_scikit_learn_finds(n, d, classes, strength):
+    codes, labels = draw(n, d, classes)
+    z = standardized(codes)
+    head = fit_head(codes, labels, classes, kind="softmax", strength=strength)
+    ours = objective("softmax", z, labels, *on_standardized(head, codes), strength)
+    c = (2 if classes == 2 else 1) / (n * strength)
+    oracle = LogisticRegression(C=c, tol=1e-10, max_iter=100_000).fit(z, labels)
+    weight, bias = oracle.coef_, oracle.intercept_
+    if classes == 2:
+        weight, bias = np.vstack([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
+    assert ours == pytest.approx(objective("softmax", z, labels, weight, bias, strength), rel=1e-6)
+
+
+@pytest.mark.parametrize(("n", "d", "classes"), SHAPES)
+@pytest.mark.parametrize("strength", [1e-1, 1e-3])
+def test_svm_reaches_the_minimum_that_scikit_learn_finds(n, d, classes, strength):
+    codes, labels = draw(n, d, classes)
+    z = standardized(codes)
+    head = fit_head(codes, labels, classes, kind="svm", strength=strength)
+    weight, bias = on_standardized(head, codes)
+    if classes == 2:
+        np.testing.assert_array_equal(head.weight[0], -head.weight[1])
+        weight, bias = 2 * weight[1:], 2 * bias[1:]
+    oracle = LinearSVC(
+        C=1 / (n * strength), dual=False, tol=1e-9, intercept_scaling=1e3, max_iter=100_000
+    ).fit(z, labels)
+    theirs = objective("svm", z, labels, oracle.coef_, oracle.intercept_, strength)
+    assert objective("svm", z, labels, weight, bias, strength) == pytest.approx(theirs, rel=1e-5)
+
+
+@pytest.mark.parametrize(("n", "d", "classes"), SHAPES)
+def test_ridge_path_is_scikit_learns_ridge_at_each_strength(n, d, classes):
+    codes, labels = draw(n, d, classes)
+    z = standardized(codes)
+    signs = np.where(labels[:, None] == np.arange(classes), 1.0, -1.0)
+    path = [1.0, 1e-2, 1e-4]
+    heads = list(fit_path(codes, labels, classes, kind="ridge", strengths=path))
+    for strength, head in zip(path, heads, strict=True):
+        oracle = Ridge(alpha=n * strength / 2, solver="svd").fit(z, signs)
+        scores = oracle.predict(z) / (2 if classes == 2 else 1)
+        np.testing.assert_allclose(head.scores(codes), scores, atol=2e-4)
+        assert head.strength == strength
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_path_runs_from_strong_to_weak_and_equals_single_fits(kind):
+    codes, labels = draw(50, 20, 3)
+    path = [1e-2, 1.0, 3e-4, 1e-1, 1e-1]
+    heads = list(fit_path(codes, labels, 3, kind=kind, strengths=path))
+    assert [head.strength for head in heads] == sorted(path, reverse=True)
+    for head in heads:
+        alone = fit_head(codes, labels, 3, kind=kind, strength=head.strength)
+        np.testing.assert_allclose(head.scores(codes), alone.scores(codes), atol=5e-3)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    kind=st.sampled_from(KINDS), n=st.integers(6, 30), d=st.integers(1, 30), seed=st.integers(0, 99)
+)
+def test_strength_means_the_same_for_any_scale_and_number_of_rows_and_columns(kind, n, d, seed):
+    generator = np.random.default_rng(seed)
+    codes, labels = generator.normal(size=(n, d)), np.arange(n) % 3
+    scores = fit_head(codes, labels, 3, kind=kind, strength=1e-2).scores(codes)
+    shifted = codes * generator.uniform(0.5, 2, size=d) + generator.normal(size=d)
+    wide = np.hstack([codes, codes, np.full((n, 2), 7.0)])
+    tall, twice = np.vstack([codes, codes]), np.concatenate([labels, labels])
+    for same, its_labels in ((shifted, labels), (wide, labels), (tall, twice)):
+        head = fit_head(same, its_labels, 3, kind=kind, strength=1e-2)
+        np.testing.assert_allclose(head.scores(same)[:n], scores, atol=2e-3)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_blocks_and_single_precision_change_nothing(kind, monkeypatch):
+    codes, labels = draw(50, 10, 3)
+    scores = fit_head(codes, labels, 3, kind=kind, strength=1e-3).scores(codes)
+    monkeypatch.setattr(principal, "ROWS_AT_ONCE", 7)
+    monkeypatch.setattr(principal, "WIDE", 0)
+    again = fit_head(codes, labels, 3, kind=kind, strength=1e-3).scores(codes)
+    np.testing.assert_allclose(again, scores, atol=2e-3)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_constant_columns_have_no_weight(kind):
+    codes, labels = draw(30, 6, 2)
+    codes[:, 2] = 0.0
+    codes[:, 4] = 1000 + 1e-4 * np.random.default_rng(1).normal(size=30)  # but for rounding
+    head = fit_head(codes, labels, 2, kind=kind, strength=1e-4)
+    assert not head.weight[:, [2, 4]].any()
+    assert head.weight[:, [0, 1, 3, 5]].all()
+
+
+def test_softmax_of_constant_codes_is_the_share_of_the_classes():
+    head = fit_head(np.ones((4, 3)), np.array([0, 1, 1, 1]), 2, kind="softmax", strength=1.0)
+    np.testing.assert_allclose(head.probabilities(np.ones((1, 3))), [[0.25, 0.75]], atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("own", [(1, 4), (1, 3, 4)])
+def test_a_class_without_rows_never_wins(kind, own):
+    codes, labels = draw(40, 5, len(own))
+    head = fit_head(codes, np.array(own)[labels], 6, kind=kind, strength=1e-2)
+    assert head.weight.shape == (6, 5)
+    probabilities = head.probabilities(codes)
+    assert not np.delete(probabilities, own, axis=1).any()
+    dense = fit_head(codes, labels, len(own), kind=kind, strength=1e-2)
+    np.testing.assert_array_equal(head.scores(codes)[:, list(own)], dense.scores(codes))
+
+
+def test_half_precision_codes_are_read_as_they_are():
+    codes, labels = draw(30, 40, 3)
+    half = (codes / np.abs(codes).max(axis=0)).astype(np.float16)
+    scores = [
+        fit_head(some, labels, 3, kind="softmax", strength=1e-3).scores(some)
+        for some in (half, half.astype(np.float64))
+    ]
+    np.testing.assert_allclose(*scores, atol=1e-4)
+
+
+def test_temperature_is_folded_into_the_layer():
+    codes, labels = draw(30, 4, 3)
+    head = fit_head(codes, labels, 3, kind="svm", strength=1e-2)
+    warm = LinearHead(head.kind, head.weight, head.bias, head.strength, temperature=0.3)
+    np.testing.assert_array_equal(warm.scores(codes), head.scores(codes))
+    folded = warm.folded()
+    assert folded.temperature == 1.0
+    assert folded.weight.dtype == folded.bias.dtype == np.float32
+    np.testing.assert_allclose(softmax(folded.scores(codes)), warm.probabilities(codes), atol=1e-4)
+    assert (folded.scores(codes).argmax(axis=1) == head.scores(codes).argmax(axis=1)).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "text"),
+    [
+        ({"kind": "sofmax"}, UsageError, "unknown kind of head 'sofmax'; did you mean 'softmax'?"),
+        ({"kind": "forest"}, UsageError, "choose one of softmax, svm, ridge"),
+        ({"strengths": [0.0]}, UsageError, "must be positive"),
+        ({"strengths": []}, UsageError, "give at least one"),
+        ({"labels": np.zeros(4, int)}, DataError, "at least two classes"),
+        (
+            {"labels": np.array([0, 1, 2, 0])},
+            DataError,
+            "labels run from 0 to 2; give numbers from",
+        ),
+        ({"labels": np.array([0, 1])}, DataError, r"codes of shape \[4, 2\] do not fit labels"),
+        ({"codes": np.array([[0, 1], [1, np.nan], [0, 1], [2, 2.0]])}, DataError, "row 1 hold NaN"),
+    ],
+)
+def test_bad_input_is_named(change, error, text):
+    arguments = {
+        "codes": np.arange(8.0).reshape(4, 2),
+        "labels": np.array([0, 0, 1, 1]),
+        "kind": "softmax",
+        "strengths": [0.1],
+    } | change
+    with pytest.raises(error, match=text):
+        list(fit_path(class_count=2, **arguments))
+
+
+def test_minimizer_solves_separate_columns_as_if_each_were_alone():
+    generator = np.random.default_rng(0)
+    roots = generator.normal(size=(3, 8, 8))
+    matrices = roots @ roots.transpose(0, 2, 1) + 0.1 * np.eye(8)
+    rights = generator.normal(size=(3, 8)) * np.array([[1e-3], [1.0], [1e3]])
+
+    def evaluate(weights):
+        products = np.einsum("kij,jk->ik", matrices, weights)
+        values = 1 + ((products / 2 - rights.T) * weights).sum(axis=0) + 1e6 * np.array([0, 0, 1])
+        return values, products - rights.T, np.einsum("kii->ik", matrices)
+
+    found = minimize(evaluate, np.zeros((8, 3)), separate=True, tolerance=1e-15)
+    for index in range(3):
+        solution = np.linalg.solve(matrices[index], rights[index])
+        np.testing.assert_allclose(found[:, index], solution, rtol=1e-4, atol=1e-6)
+
+
+def test_minimizer_gives_up_where_no_step_helps():
+    calls = []
+
+    def evaluate(weights):
+        calls.append(weights)
+        return np.ones(1), np.ones((2, 1)), np.ones((2, 1))
+
+    start = np.zeros((2, 1))
+    found = minimize(evaluate, start, separate=False, tolerance=1e-9)
+    np.testing.assert_array_equal(found, start)
+    assert len(calls) < 50

@@ -1,0 +1,257 @@
+"""Folds that divide rightly, and a probe that chooses inside them only."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression, RidgeClassifier
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import LinearSVC
+
+from topwork.errors import DataError, UsageError
+from topwork.learn import probe as probe_module
+from topwork.learn.folds import stratified_folds
+from topwork.learn.heads import KINDS, NEVER, fit_head
+from topwork.learn.probe import probe
+from topwork.learn.temperature import fit_temperature, log_loss
+
+
+def draw(n: int, d: int, classes: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    generator = np.random.default_rng(seed)
+    labels = generator.permutation(np.arange(n) % classes)
+    centers = generator.normal(size=(classes, d))
+    return centers[labels] + 1.5 * generator.normal(size=(n, d)), labels
+
+
+@given(
+    labels=st.lists(st.integers(0, 4), min_size=2, max_size=60),
+    count=st.integers(2, 7),
+    seed=st.integers(0, 9),
+)
+def test_folds_partition_the_rows_and_spread_every_class(labels, count, seed):
+    labels = np.array(labels)
+    folds = stratified_folds(labels, count=count, seed=seed)
+    assert len(folds) == min(count, len(labels))
+    np.testing.assert_array_equal(np.sort(np.concatenate(folds)), np.arange(len(labels)))
+    sizes = [len(fold) for fold in folds]
+    assert max(sizes) - min(sizes) <= 1
+    for label in np.unique(labels):
+        held = [(labels[fold] == label).sum() for fold in folds]
+        assert max(held) - min(held) <= 1
+
+
+@given(
+    rows=st.lists(st.tuples(st.integers(0, 2), st.integers(0, 9)), min_size=2, max_size=60),
+    count=st.integers(2, 5),
+)
+def test_groups_are_never_divided(rows, count):
+    labels, groups = np.array(rows).T
+    if len(np.unique(groups)) < 2:
+        with pytest.raises(DataError, match="1 groups cannot be divided"):
+            stratified_folds(labels, groups, count)
+        return
+    folds = stratified_folds(labels, groups, count)
+    assert len(folds) == min(count, len(np.unique(groups)))
+    np.testing.assert_array_equal(np.sort(np.concatenate(folds)), np.arange(len(labels)))
+    held = [set(groups[fold]) for fold in folds]
+    assert all(held)
+    assert sum(len(some) for some in held) == len(np.unique(groups))
+
+
+def test_grouped_folds_hold_about_the_same_share_of_every_class():
+    generator = np.random.default_rng(0)
+    groups = np.repeat(np.arange(60), generator.integers(1, 12, size=60))
+    labels = generator.integers(0, 3, size=60)[groups]
+    for fold in stratified_folds(labels, groups):
+        for label in range(3):
+            share = (labels[fold] == label).sum() / (labels == label).sum()
+            assert 0.15 < share < 0.25
+
+
+def test_folds_follow_the_seed_and_name_what_is_impossible():
+    labels = np.arange(40) % 4
+    first, again, other = (stratified_folds(labels, seed=seed) for seed in (0, 0, 1))
+    assert all((left == right).all() for left, right in zip(first, again, strict=True))
+    assert any((left != right).any() for left, right in zip(first, other, strict=True))
+    with pytest.raises(DataError, match="1 rows cannot be divided"):
+        stratified_folds(np.array([0]))
+    with pytest.raises(DataError, match="3 groups for 4 labels"):
+        stratified_folds(np.arange(4), np.arange(3))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("classes", [2, 3])
+def test_table_is_that_of_the_plain_loop(kind, classes):
+    codes, labels = draw(70, 10, classes)
+    strengths = [1e-3, 1e-1, 1.0]
+    found = probe(codes, labels, classes, kind=kind, strengths=strengths, seed=4)
+    assert [result.strength for result in found.table] == [1.0, 1e-1, 1e-3]
+    for result in found.table:
+        scores = np.zeros((70, classes))
+        for fold in stratified_folds(labels, seed=4):
+            kept = np.setdiff1d(np.arange(70), fold)
+            head = fit_head(codes[kept], labels[kept], classes, kind=kind, strength=result.strength)
+            scores[fold] = head.scores(codes[fold])
+        assert result.accuracy == pytest.approx((scores.argmax(axis=1) == labels).mean())
+        temperature = fit_temperature(scores, labels)
+        assert result.temperature == pytest.approx(temperature, rel=1e-2)
+        assert result.log_loss == pytest.approx(log_loss(scores, labels, temperature), rel=1e-3)
+    assert found.chosen == np.argmin([result.log_loss for result in found.table])
+    best = found.table[found.chosen]
+    head = fit_head(codes, labels, classes, kind=kind, strength=best.strength)
+    np.testing.assert_array_equal(found.head.weight, head.weight)
+    assert found.head.temperature == best.temperature
+    assert found.accuracy["value"] == pytest.approx(best.accuracy)
+    assert found.accuracy["n"] == 70
+    assert found.folds_made == found.folds_evaluated == 5
+
+
+def test_temperature_is_the_best_on_a_grid_of_softened_log_loss():
+    generator = np.random.default_rng(0)
+    labels = generator.integers(0, 4, size=200)
+    scores = 30 * generator.normal(size=(200, 4))
+    scores[np.arange(200), labels] += 40
+    epsilon = 4 / 204
+    targets = np.full((200, 4), epsilon / 4)
+    targets[np.arange(200), labels] += 1 - epsilon
+
+    def loss(temperature):
+        scaled = scores / temperature
+        normalized = scaled - scaled.max(axis=1, keepdims=True)
+        normalized -= np.log(np.exp(normalized).sum(axis=1, keepdims=True))
+        return -(targets * normalized).sum(axis=1).mean()
+
+    grid = np.geomspace(1, 1000, 2000)
+    best = grid[np.argmin([loss(temperature) for temperature in grid])]
+    assert fit_temperature(scores, labels) == pytest.approx(best, rel=5e-3)
+
+
+@pytest.mark.parametrize("factor", [1e-6, 1.0, 1e6])
+def test_temperature_moves_with_the_scores(factor):
+    labels = np.arange(100) % 3
+    scores = np.random.default_rng(0).normal(size=(100, 3)) + np.eye(3)[labels]
+    temperature = fit_temperature(scores, labels)
+    assert 0.5 < temperature < 2
+    assert fit_temperature(scores * factor, labels) == pytest.approx(temperature * factor)
+
+
+def test_temperature_at_the_ends():
+    labels = np.arange(40) % 2
+    right = np.where(labels[:, None] == np.arange(2), 1.0, -1.0)
+    assert 0.05 < fit_temperature(right, labels) < 1  # all right: sure, but not infinitely
+    assert fit_temperature(-right, labels) > 100  # all wrong: as good as even odds
+    assert fit_temperature(np.zeros((40, 2)), labels) == 1.0
+
+
+def test_unseen_classes_do_not_spoil_temperature_or_log_loss():
+    codes, labels = draw(60, 2, 2)
+    padded = np.column_stack([codes, np.full(60, NEVER)])
+    padded = np.vstack([padded, [0.0, 0.0, NEVER]])
+    padded_labels = np.append(labels, 2)
+    temperature = fit_temperature(padded, padded_labels)
+    assert temperature == pytest.approx(fit_temperature(codes, labels), rel=0.05)
+    assert log_loss(padded, padded_labels, 2.0) == pytest.approx(log_loss(codes, labels, 2.0))
+
+
+def test_validation_rows_choose_and_are_then_learned_from():
+    codes, labels = draw(90, 8, 3)
+    rows = np.arange(60, 90)
+    found = probe(codes, labels, 3, validation=rows, strengths=[1e-2])
+    apart = fit_head(codes[:60], labels[:60], 3, strength=1e-2)
+    expected = (apart.scores(codes[60:]).argmax(axis=1) == labels[60:]).mean()
+    assert found.table[0].accuracy == pytest.approx(expected)
+    assert found.accuracy["n"] == 30
+    assert found.folds_made == 1
+    whole = fit_head(codes, labels, 3, strength=1e-2)
+    np.testing.assert_array_equal(found.head.weight, whole.weight)
+    with pytest.raises(DataError, match="not among rows 0 to 89"):
+        probe(codes, labels, 3, validation=np.array([90]))
+    with pytest.raises(DataError, match="only one class left"):
+        probe(codes, labels, 3, validation=np.flatnonzero(labels > 0))
+
+
+def test_groups_keep_copies_from_flattering():
+    generator = np.random.default_rng(0)
+    codes, labels = generator.normal(size=(40, 60)), np.arange(40) % 2
+    codes, labels, groups = np.tile(codes, (4, 1)), np.tile(labels, 4), np.tile(np.arange(40), 4)
+    assert probe(codes, labels, 2).accuracy["value"] > 0.95
+    assert probe(codes, labels, 2, groups=groups).accuracy["value"] < 0.75
+
+
+def test_many_rows_mean_fewer_folds_and_say_so(monkeypatch):
+    codes, labels = draw(100, 4, 2)
+    monkeypatch.setattr(probe_module, "MOST_ROWS", 250)
+    found = probe(codes, labels, 2, strengths=[0.1])
+    assert (found.folds_made, found.folds_evaluated, found.accuracy["n"]) == (5, 2, 40)
+    assert found.notes == ("2 of 5 folds evaluated: 100 rows are many",)
+    monkeypatch.setattr(probe_module, "MOST_HELD_OUT", 10)
+    assert probe(codes, labels, 2, strengths=[0.1]).accuracy["n"] == 20
+
+
+def test_a_best_strength_at_the_end_of_the_path_is_noted():
+    codes, labels = draw(200, 10, 3)
+    weak = probe(codes, labels, 3, strengths=[1e1, 1e0])
+    assert "is the weakest tried" in weak.notes[0]
+    assert probe(codes, labels, 3).notes == ()
+
+
+def test_classes_with_one_or_two_members_are_lived_with():
+    codes, labels = draw(40, 5, 2)
+    labels[:3] = [2, 3, 3]
+    found = probe(codes, labels, 4)
+    assert np.isfinite(found.table[found.chosen].log_loss)
+    assert found.accuracy["n"] == 40
+    assert found.head.weight.shape == (4, 5)
+    with pytest.raises(DataError, match="no held-out row is of a class"):
+        probe(codes[:3], np.array([0, 1, 2]), 3)
+    with pytest.raises(DataError, match="only one class left"):
+        probe(codes[:2], np.array([0, 1]), 2)
+
+
+def test_labels_without_relation_to_the_codes_are_guessed():
+    generator = np.random.default_rng(3)
+    found = probe(generator.normal(size=(200, 30)), np.arange(200) % 2, 2)
+    low, high = found.accuracy["interval"]
+    assert low < 0.5 < high
+    assert found.table[found.chosen].log_loss == pytest.approx(np.log(2), abs=0.05)
+
+
+def test_runs_alike_twice_and_leaves_threads_and_random_state_alone():
+    from threadpoolctl import threadpool_info
+
+    codes, labels = draw(80, 6, 3)
+    threads, state = threadpool_info(), np.random.get_state()[1].copy()
+    first, second = (probe(codes, labels, 3) for _ in range(2))
+    np.testing.assert_array_equal(first.head.weight, second.head.weight)
+    assert first.table == second.table
+    assert threadpool_info() == threads
+    np.testing.assert_array_equal(np.random.get_state()[1], state)
+    assert json.loads(json.dumps(first.record()))["table"][0]["strength"] == 1.0
+
+
+def test_bad_input_is_named():
+    with pytest.raises(DataError, match="do not fit labels"):
+        probe(np.eye(4), np.array([0, 0, 1, 1, 1]), 2)
+    with pytest.raises(UsageError, match="did you mean 'ridge'"):
+        probe(np.eye(4), np.array([0, 0, 1, 1]), 2, kind="rigde")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_handwritten_digits_are_read_as_well_as_by_scikit_learn(kind):
+    codes, labels = load_digits(return_X_y=True)
+    train, test = np.arange(0, 600), np.arange(1000, 1797)
+    found = probe(codes[train], labels[train], 10, kind=kind)
+    accuracy = (found.head.scores(codes[test]).argmax(axis=1) == labels[test]).mean()
+    scaler = StandardScaler().fit(codes[train])
+    plain = {
+        "softmax": LogisticRegression(max_iter=2000),
+        "svm": LinearSVC(),
+        "ridge": RidgeClassifier(),
+    }[kind].fit(scaler.transform(codes[train]), labels[train])
+    assert accuracy > plain.score(scaler.transform(codes[test]), labels[test]) - 0.01
+    assert abs(accuracy - found.accuracy["value"]) < 0.08
