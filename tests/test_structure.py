@@ -25,7 +25,8 @@ LAYERS = [
     "estimators",
     "cli",
 ]
-FILES = sorted(path for path in SOURCE.rglob("*.py") if path.parent != SOURCE or path.stem[0] != "_")
+FACES = (SOURCE / "__init__.py", SOURCE / "__main__.py")
+FILES = sorted(path for path in SOURCE.rglob("*.py") if path not in FACES)
 
 
 def module_of(path: Path) -> str:

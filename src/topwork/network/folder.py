@@ -93,7 +93,10 @@ def timm_config(loaded: Loaded, labels: tuple[str, ...]) -> dict[str, Any]:
     spec, preprocessing = loaded.backbone.spec, loaded.backbone.preprocessing
     source = dict(loaded.backbone.about.get("pretrained_cfg", {}))
     arguments = {k: v for k, v in spec.arguments.items() if k != "num_classes"}
-    of_the_source = ("label_names", "label_descriptions", "hf_hub_id", "url", "file", "tag")
+    of_the_source = (
+        *("label_names", "label_descriptions", "hf_hub_id", "url", "file", "tag"),
+        *("test_input_size", "test_crop_pct", "pool_size", "test_pool_size"),
+    )
     return {
         "architecture": spec.architecture,
         "num_classes": len(labels),
@@ -103,6 +106,7 @@ def timm_config(loaded: Loaded, labels: tuple[str, ...]) -> dict[str, Any]:
             "num_classes": len(labels),
             "input_size": [3, *preprocessing.size],
             "crop_pct": preprocessing.crop,
+            "crop_mode": "center",
             "interpolation": preprocessing.interpolation,
             "mean": list(preprocessing.mean),
             "std": list(preprocessing.std),
