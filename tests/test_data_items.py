@@ -199,7 +199,7 @@ def test_a_file_beyond_all_measure_is_not_read(tmp_path, monkeypatch):
 
 
 def test_refusals_of_folders_say_what_to_do(tmp_path):
-    assert refusal(tmp_path / "absent") == "no such file or folder"
+    assert refusal(tmp_path / "absent") == "no such file or folder; check the path"
     assert refusal(fill(tmp_path, "flowers/a/1.png") / "flower") == (
         "no such file or folder; did you mean 'flowers'?"
     )

@@ -286,6 +286,8 @@ def test_a_trunk_gives_all_its_depths_in_one_pass() -> None:
     assert [point.name for point in found] == ["act1", "layer2.0", "layer3.1"]
     for point, value in found.items():
         assert torch.equal(value, segment(chain, chain.cuts[0], point)(images))
+    for _ in trunk.outputs(images):
+        assert torch.is_grad_enabled()  # the caller's, between two steps
 
 
 def test_frozen_means_frozen() -> None:

@@ -15,12 +15,20 @@ from topwork.data.image_set import ImageSet
 from topwork.data.items import open_images
 from topwork.data.loading import Track, untracked
 from topwork.errors import DataError, ImageError, UnsupportedError, UsageError
-from topwork.learn.fit import Fitted, digests_of, fit_frozen, labels_of, require_fittable
+from topwork.learn.fit import (
+    Fitted,
+    digests_of,
+    fit_frozen,
+    labels_of,
+    require_all_frozen,
+    require_fittable,
+)
 from topwork.network.codes import source_pool
+from topwork.network.device import choose_device
 from topwork.network.folder import save_model
 from topwork.network.loading import build_chain, load_backbone
 from topwork.network.predictor import Predictor, load
-from topwork.network.zoo import find_backbone
+from topwork.network.zoo import Backbone, find_backbone
 from topwork.plan import Plan, named_plan
 from topwork.report.record import (
     RECORD,
@@ -79,7 +87,7 @@ def fit(
     out: str | Path,
     *,
     plan: str | Path | Plan = "auto",
-    backbone: str | None = None,
+    backbone: str | Backbone | None = None,
     weights: str | Path | None = None,
     kept: str | None = None,
     reused: str | None = None,
@@ -99,7 +107,7 @@ def fit(
         data: a folder, zip, .npz or manifest, as `topwork.data.items.open_images` takes it.
         out: the run folder to make; must not exist, or be empty.
         plan: see `make_plan`, also for backbone, kept, reused, frozen and head.
-        backbone: see `topwork.network.zoo.find_backbone`.
+        backbone: a name, see `topwork.network.zoo.find_backbone`, or what that returns.
         weights: a file with the backbone's pretrained weights.
         kept: a depth.
         reused: a depth.
@@ -120,21 +128,26 @@ def fit(
     clock = Clock()
     out = Path(out)
     require_free(out)
-    asked = make_plan(plan, backbone=backbone, kept=kept, reused=reused, frozen=frozen, head=head)
+    name = backbone.name if isinstance(backbone, Backbone) else backbone
+    asked = make_plan(plan, backbone=name, kept=kept, reused=reused, frozen=frozen, head=head)
+    require_fittable(asked)
+    runtime = choose_runtime(choose_device(device))
     images = data if isinstance(data, ImageSet) else open_images(data)
     if images.multilabel:
         raise UnsupportedError(
             f"{images.location}: images with several labels are not fitted yet; give one label"
             " column"
         )
-    loaded = load_backbone(find_backbone(asked.backbone, weights=weights), asked, seed)
-    require_fittable(loaded.plan)
+    if not isinstance(backbone, Backbone):
+        backbone = find_backbone(asked.backbone, weights=weights)
+    loaded = load_backbone(backbone, asked, seed)
+    require_all_frozen(loaded.plan)
     clock.lap("backbone")
     audited = audit(images, strict=strict, track=track)
     if not audited.split.test:
         raise DataError(f"{images.location}: no image is left to test on; add images")
     clock.lap("audit")
-    fitted = fit_frozen(loaded, images, audited, choose_runtime(device), seed, track)
+    fitted = fit_frozen(loaded, images, audited, runtime, seed, track)
     clock.lap("codes and head")
 
     partial = out.with_name(f".{out.name}.partial-{os.getpid()}")
@@ -162,7 +175,12 @@ def fit(
 
 
 def evaluate_model(
-    model: str | Path, data: str | Path | ImageSet, *, seed: int = 0, track: Track = untracked
+    model: str | Path,
+    data: str | Path | ImageSet,
+    *,
+    seed: int = 0,
+    device: str = "auto",
+    track: Track = untracked,
 ) -> dict[str, Any]:
     """Score a model folder on labeled images, all of them, whatever their split.
 
@@ -174,7 +192,7 @@ def evaluate_model(
         ModelError: if the model cannot be opened.
     """
     clock = Clock()
-    predictor = load(model)
+    predictor = load(model, device)
     images = data if isinstance(data, ImageSet) else open_images(data)
     if images.multilabel:
         raise UnsupportedError(f"{images.location}: several labels are not scored yet")
@@ -193,6 +211,55 @@ def evaluate_model(
     head = headline(probabilities, labels, predictor.labels, seed)
     skipped = len(images.items) - len(tested)
     return {**head, "seconds": clock.total(), "unreadable": skipped, "model": str(model)}
+
+
+DEMO_SEEDS = 6
+
+
+def run_demo(
+    out: str | Path, *, seed: int = 0, seeds: int = DEMO_SEEDS, track: Track = untracked
+) -> dict[str, Any]:
+    """Show what reused layers are worth, on handwritten digits; no weights, no network.
+
+    A small network is trained on some digits and its layers are reused for others with few
+    labels, against the same network from scratch (`topwork.study.digits`). Then `fit` runs as it
+    would on a user's own images, with the trained network as the backbone.
+
+    Args:
+        out: the folder to make: the study's picture and numbers, the trained network's weights,
+            and the run folder ``run``.
+        seed: the first of the seeds.
+        seeds: how many trials.
+        track: shows progress.
+
+    Returns:
+        plain data: ``finding``, ``table`` (text), ``study`` (all numbers), ``record`` (of the
+        run), ``picture``, ``seconds``.
+    """
+    from topwork.report.pictures import draw_transfer
+    from topwork.study import digits
+    from topwork.study.transfer import describe, finding, summarize
+
+    clock = Clock()
+    out = Path(out)
+    require_free(out)
+    numbers = range(seed, seed + seeds)
+    trials = [digits.run_trial(number) for number in track(numbers, "training on digits")]
+    result = summarize(trials)
+    out.mkdir(exist_ok=True)
+    picture = out / "transfer.png"
+    draw_transfer(result, picture)
+    write_json(out / "transfer.json", result.record())
+    backbone = digits.save_source(out / "source.safetensors", seed)
+    record = fit(digits.target_images(seed), out / "run", backbone=backbone, seed=seed)
+    return {
+        "finding": finding(result),
+        "table": describe(result),
+        "study": result.record(),
+        "record": record,
+        "picture": str(picture),
+        "seconds": clock.total(),
+    }
 
 
 def inspect(
@@ -280,9 +347,11 @@ def require_free(out: Path) -> None:
     """
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
         raise UsageError(f"--out {out} exists already; choose another name, or remove it first")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"--out {out} cannot be made: {error.strerror}") from error
-    if not os.access(out.parent, os.W_OK):
-        raise UsageError(f"--out {out} cannot be made: no permission to write in {out.parent}")
+    # Nothing is made before there is something to put into it.
+    above = next(path for path in out.absolute().parents if path.exists())
+    if not above.is_dir():
+        raise UsageError(f"--out {out} cannot be made: {above} is a file; choose another name")
+    if not os.access(above, os.W_OK):
+        raise UsageError(
+            f"--out {out} cannot be made: no permission to write in {above}; choose another place"
+        )

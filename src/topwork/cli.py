@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 Part = TypeVar("Part")
 
+INTERRUPTED = 130  # what Typer makes of Ctrl-C
+
 app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
@@ -38,7 +40,8 @@ app = typer.Typer(
 cache_app = typer.Typer(no_args_is_help=True, help="Look after the cached outputs of trunks.")
 app.add_typer(cache_app, name="cache")
 
-out_console = Console(highlight=False)
+# Where no terminal limits them, tables are as wide as they need: nothing is cut off.
+out_console = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
 err_console = Console(stderr=True, highlight=False)
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
@@ -98,8 +101,6 @@ def fit(
     """Learn to tell the classes of DATA apart; write a run folder."""
     from topwork import api
 
-    if plan == "auto":
-        note("plan auto means features for now: all layers up to L are frozen, the head is solved")
     record = api.fit(
         data,
         out,
@@ -115,6 +116,8 @@ def fit(
         strict=strict,
         track=track,
     )
+    if plan == "auto":
+        note("plan auto means features for now: all layers up to L are frozen, the head is solved")
     if as_json:
         print_json(record)
         return
@@ -127,6 +130,7 @@ def predict(
     images: Annotated[list[Path], typer.Argument(help="Image files and folders.")],
     top: Annotated[int, typer.Option(help="Classes to list for each image.", min=1)] = 1,
     form: Annotated[str, typer.Option("--format", help="csv or jsonl.")] = "csv",
+    device: Device = "auto",
     as_json: Json = False,
 ) -> None:
     """Predict the classes of images; one row for each on stdout."""
@@ -137,12 +141,13 @@ def predict(
     if form not in ("csv", "jsonl"):
         raise UsageError(f"--format {form!r} is unknown; choose csv or jsonl")
     found = images_from_paths(images)
-    predictor = load(model)
+    predictor = load(model, device)
     top = min(top, len(predictor.labels))
     for name, reason in found.skipped:
         note(f"{name}: {reason}")
     results = predictor.predict_set(found, range(len(found.items)), track)
-    rows, read = [], 0
+    rows: list[dict[str, Any]] = []
+    read = 0
     for index, result in results:
         name = found.items[index].name
         if isinstance(result, ImageError):
@@ -167,12 +172,13 @@ def evaluate(
     model: Annotated[Path, typer.Argument(help="A run folder, or the model/ in one.")],
     data: Annotated[Path, typer.Argument(help="Labeled images; all are scored.")],
     seed: Seed = 0,
+    device: Device = "auto",
     as_json: Json = False,
 ) -> None:
     """Score a model on labeled images, with intervals."""
     from topwork.api import evaluate_model
 
-    result = evaluate_model(model, data, seed=seed, track=track)
+    result = evaluate_model(model, data, seed=seed, device=device, track=track)
     if as_json:
         print_json(result)
         return
@@ -184,7 +190,9 @@ def evaluate(
 @app.command()
 def inspect(
     backbone: Annotated[str, typer.Argument(help="A network, as for fit --backbone.")],
-    size: Annotated[int | None, typer.Option(help="Input height and width in pixels.")] = None,
+    size: Annotated[
+        int | None, typer.Option(help="Input height and width in pixels.", min=1)
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Print a network's depth axis: its cut points, their shapes and costs."""
@@ -224,7 +232,10 @@ def zoo(
     if as_json:
         print_json({"backbones": entries})
         return
-    table = Table("name", "parameters", "input", "license", "note", box=None)
+    table = Table(box=None)
+    table.add_column("name", no_wrap=True)
+    for title in ("parameters", "input", "license", "note"):
+        table.add_column(title)
     for entry in entries:
         size = f"{entry['input_size']} px"
         table.add_row(
@@ -257,7 +268,7 @@ def cache_ls(as_json: Json = False) -> None:
             f"{number(store.bytes)}B",
             written,
         )
-    out_console.print(f"{cache_folder()}: {len(stores)} stores")
+    print(f"{cache_folder()}: {len(stores)} stores")
     if stores:
         out_console.print(table)
 
@@ -278,7 +289,7 @@ def export(
     if as_json:
         print_json({"model": str(model), "format": form, "path": str(written)})
         return
-    out_console.print(f"wrote {written}")
+    print(f"wrote {written}")
 
 
 def track(sequence: Sequence[Part], description: str) -> Iterable[Part]:
@@ -328,16 +339,15 @@ def print_fit(record: dict[str, Any]) -> None:
         note(line)
     for line in record["notes"]:
         note(line)
-    out_console.print("\n".join(record["plan_in_words"]), markup=False)
+    print("\n".join(record["plan_in_words"]))
     print_metrics(record["test"])
     cache = record["cached_codes"]
-    out_console.print(
+    print(
         f"{record['seconds']:.1f} s; {cache['computed']} of {cache['images']} images went through"
-        f" the trunk, the others came from the cache",
-        markup=False,
+        " the trunk, the others came from the cache"
     )
-    out_console.print(f"run folder: {record['run']}", markup=False)
-    out_console.print(f"next: topwork predict {record['run']} IMAGE...", markup=False)
+    print(f"run folder: {record['run']}")
+    print(f"next: topwork predict {record['run']} IMAGE...")
 
 
 def print_metrics(metrics: dict[str, Any]) -> None:
@@ -354,16 +364,15 @@ def print_metrics(metrics: dict[str, Any]) -> None:
 def print_axis(facts: dict[str, Any]) -> None:
     """Print a network's cut points."""
     size = "x".join(map(str, facts["input_size"]))
-    out_console.print(
+    print(
         f"{facts['name']} at {size} pixels; head {facts['head'] or 'none'},"
-        f" pooled by {facts['pool'] or 'its own code'}; license {facts['license'] or 'unknown'}",
-        markup=False,
+        f" pooled by {facts['pool'] or 'its own code'}; license {facts['license'] or 'unknown'}"
     )
     if facts["note"]:
         note(facts["note"])
     table = Table(box=None)
     table.add_column("depth", justify="right")
-    table.add_column("cut point", no_wrap=True)
+    table.add_column("cut point", overflow="fold")
     table.add_column("shape", no_wrap=True)
     table.add_column("layout", no_wrap=True)
     for title in ("parameters", "mult-adds", "bytes"):
@@ -380,17 +389,30 @@ def print_axis(facts: dict[str, Any]) -> None:
             number(cut["bytes"]),
         )
     out_console.print(table)
-    out_console.print(
-        "Parameters and multiply-adds: of all layers below. Bytes: of the tensor at the cut, for one"
-        " image in float32.\n* ends a stage, whose name (such as layer3) means this depth too."
+    print(
+        "Parameters and multiply-adds: of all layers below. Bytes: of the tensor at the cut, for"
+        " one image in float32.\n* ends a stage, whose name (such as layer3) means this depth too."
     )
     if any(cut["before"] for cut in facts["cuts"]):
-        out_console.print("- lies just before a ReLU or batch norm: codes are not thresholded.")
+        print("- lies just before a ReLU or batch norm: codes are not thresholded.")
 
 
 def print_demo(result: dict[str, Any]) -> None:
-    """Print what the demo found."""
-    out_console.print(result["text"], markup=False)
+    """Print what the demo found, and where it lies."""
+    record = result["record"]
+    low, high = record["interval"]
+    print(result["table"])
+    print()
+    print(f"Picture: {result['picture']}")
+    print(
+        f"Run folder: {record['run']} (the digits 5-9 from 20 labels per class, by `topwork fit`:"
+        f" accuracy {record['accuracy']:.3f}, {low:.3f} to {high:.3f}, {record['n']} images)"
+    )
+    print(f"Took {result['seconds']:.0f} s.")
+    print("Next, on your own images:")
+    print("  topwork zoo                                     networks to choose from")
+    print("  topwork fit PHOTOS --backbone NAME --out RUN    a classifier, tested honestly")
+    print("  topwork predict RUN IMAGE...                    and used")
 
 
 def number(value: float) -> str:
@@ -420,16 +442,26 @@ def main() -> None:
     logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
     try:
         code = app(standalone_mode=False)
+        sys.stdout.flush()
     except TopworkError as error:
         fail(str(error), 2)
     except TyperException as error:
-        fail(f"{error.format_message()} (topwork --help)", 2)
-    except KeyboardInterrupt:
-        fail("interrupted; what was cached stays", 130)
-    except BrokenPipeError:
+        fail_usage(error)
+    except BrokenPipeError:  # whoever read our output has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+        sys.exit(1)
+    if code == INTERRUPTED:
+        fail("interrupted; what was cached stays", INTERRUPTED)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def fail_usage(error: TyperException) -> NoReturn:
+    """Refuse a command line that makes no sense, and name the help that would make it clear."""
+    text = error.format_message().rstrip(".")
+    if not text:  # nothing was given, and the help has been printed
+        sys.exit(2)
+    context = getattr(error, "ctx", None)
+    fail(f"{text}; see {context.command_path if context else 'topwork'} --help", 2)
 
 
 def fail(text: str, code: int) -> NoReturn:

@@ -252,9 +252,11 @@ class Plan:
         try:
             data = json.loads(Path(path).read_text(encoding="utf-8"))
         except OSError as error:
-            raise PlanError(f"cannot read plan {path}: {error.strerror}") from error
+            raise PlanError(f"cannot read plan {path}: {error.strerror}; check the path") from error
         except ValueError as error:
-            raise PlanError(f"plan {path} is no JSON: {error}") from error
+            raise PlanError(
+                f"plan {path} is no JSON ({error}); correct it, or save one with Plan.save"
+            ) from error
         if not isinstance(data, dict):
             raise PlanError(f"plan {path} holds no JSON object")
         try:
@@ -362,7 +364,10 @@ def read(kind: type, data: Any) -> Any:
         fitting = KINDS.get(known[key])
         wrong_bool = isinstance(value, bool) and fitting != (bool,)
         if fitting and (wrong_bool or not isinstance(value, fitting)):
-            raise PlanError(f"{key} in {what} is {value!r}; it must be {known[key]}")
+            allowed = known[key].replace("str", "text in quotes").replace("None", "null")
+            raise PlanError(
+                f"{key} in {what} is {value!r}; it must be {allowed.replace(' | ', ' or ')}"
+            )
     try:
         return kind(**data)
     except TypeError as error:

@@ -49,7 +49,10 @@ def audit(
     )
     if len(unreadable) == len(images):
         first = f"; the first: {': '.join(unreadable[0])}" if unreadable else ""
-        raise DataError(f"{images.location}: none of {len(images)} images can be read{first}")
+        raise DataError(
+            f"{images.location}: none of {len(images)} images can be read{first}; mend or replace"
+            " them"
+        )
     split = split_items(images.items, looks.digests)
     ranks = _ranks(split, len(images))
     exact = duplicates.exact_pairs(looks.digests, ranks)

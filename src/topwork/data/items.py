@@ -115,6 +115,7 @@ def images_from_paths(paths: Sequence[str | Path]) -> ImageSet:
 def _sibling(path: Path) -> str:
     """Suggest what lies beside a path that does not exist."""
     try:
-        return did_you_mean(path.name, os.listdir(path.parent))
+        near = did_you_mean(path.name, os.listdir(path.parent))
     except OSError:
-        return "; check the path"
+        near = ""
+    return near or "; check the path"

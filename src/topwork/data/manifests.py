@@ -155,8 +155,8 @@ def _required(
     column = _optional(table, asked, usual, path)
     if column is None:
         raise DataError(
-            f"{path}: no column for the {what} (tried {', '.join(usual)}); "
-            f"choose it with {option}; {_columns(table)}"
+            f"{path}: no column for the {what} (tried {', '.join(usual)}); {_columns(table)}; "
+            f"rename one to {usual[0]}, or from Python name it with {option}"
         )
     return column
 

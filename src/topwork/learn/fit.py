@@ -44,9 +44,6 @@ class Fitted:
 def require_fittable(plan: Plan) -> None:
     """Refuse, by name, what a plan may say but cannot be fitted yet.
 
-    Args:
-        plan: settled on its network.
-
     Raises:
         UnsupportedError: naming the part of the plan.
     """
@@ -63,11 +60,24 @@ def require_fittable(plan: Plan) -> None:
             'another input size than the backbone\'s is not fitted yet; leave out "input_size"'
         )
     for number, phase in enumerate(plan.phases, 1):
-        if phase.epochs or phase.frozen != plan.kept:
+        if phase.epochs:
             raise UnsupportedError(
-                f"phase {number} trains layers of the network (frozen up to {phase.frozen}, kept up"
-                f" to {plan.kept}), which is not fitted yet; use --plan features, which freezes"
-                " them all"
+                f"phase {number} trains layers of the network (for {phase.epochs} epochs), which is"
+                " not fitted yet; use --plan features"
+            )
+
+
+def require_all_frozen(plan: Plan) -> None:
+    """Refuse a plan, settled on its network, that freezes less than it keeps.
+
+    Raises:
+        UnsupportedError: naming the phase.
+    """
+    for number, phase in enumerate(plan.phases, 1):
+        if phase.frozen != plan.kept:
+            raise UnsupportedError(
+                f"phase {number} freezes only up to {phase.frozen} and trains the layers up to"
+                f" {plan.kept}, which is not fitted yet; leave out --frozen, to freeze them all"
             )
 
 
@@ -89,6 +99,7 @@ def fit_frozen(
     """
     plan = loaded.plan
     require_fittable(plan)
+    require_all_frozen(plan)
     indices = (*audit.split.train, *audit.split.val)
     extractor = prepare(
         loaded.chain, plan.codes, plan.pool or "flatten", loaded.backbone.preprocessing, runtime

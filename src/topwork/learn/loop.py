@@ -92,10 +92,12 @@ def train(
         noise_seed = int(torch.randint(2**62, (), generator=shuffler))
         loss = right = torch.zeros((), device=inputs.device)
         with _eval_mode_afterwards(network), own_randomness(noise_seed, inputs.device):
+            network.train()
             for step, batch in enumerate(order.tensor_split(steps), start=(number - 1) * steps):
                 for group in optimizer.param_groups:
                     group["lr"] = rate_at(step, steps, settings)
-                _train_mode(network, batch)
+                if len(batch) == 1:  # It has no variance. Steps of one come last in an epoch.
+                    _use_running_statistics(network)
                 scores = network(inputs[batch])
                 batch_loss = functional.cross_entropy(scores, labels[batch])
                 optimizer.zero_grad()
@@ -120,12 +122,10 @@ def evaluate(network: nn.Module, inputs: Tensor, labels: Tensor) -> tuple[float,
     return float(functional.cross_entropy(scores, labels)), float(accuracy)
 
 
-def _train_mode(network: nn.Module, batch: Tensor) -> None:
-    network.train()
-    if len(batch) == 1:  # A single sample has no variance: batch norm uses its running one.
-        for module in network.modules():
-            if isinstance(module, _BatchNorm):
-                module.eval()
+def _use_running_statistics(network: nn.Module) -> None:
+    for module in network.modules():
+        if isinstance(module, _BatchNorm):
+            module.eval()
 
 
 @contextmanager

@@ -47,10 +47,10 @@ class Trunk:
             images: float32 [N, C, H, W], normalized.
         """
         value = images
-        with torch.no_grad():
-            for cut, part in zip(self.cuts, self.segments, strict=True):
+        for cut, part in zip(self.cuts, self.segments, strict=True):
+            with torch.no_grad():  # not around the yield: it would reach into the caller's loop
                 value = part(value)
-                yield cut, value
+            yield cut, value
 
     def __call__(self, images: Tensor) -> Tensor:
         """Return the tensor at the uppermost cut point."""

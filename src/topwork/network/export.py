@@ -31,13 +31,17 @@ def export_model(opened: Opened, kind: str, out: Path) -> Path:
         out: file or, for timm, folder to write; must not exist.
 
     Raises:
-        UsageError: for an unknown format, or if ``out`` exists.
+        UsageError: for an unknown format, or if ``out`` exists or cannot be made.
         ModelError: if the model cannot be expressed in the format.
     """
     if kind not in SUFFIX:
         raise UsageError(f"--format {kind!r} is unknown; choose from {', '.join(SUFFIX)}")
     if out.exists():
         raise UsageError(f"{out} exists already; choose another name with --out")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{out} cannot be made: {error.strerror}; choose another --out") from error
     {"onnx": write_onnx, "pt2": write_pt2, "timm": write_timm}[kind](opened, out)
     return out
 

@@ -136,6 +136,5 @@ def _announce(what: str, size: int | None) -> None:
 def _unreachable(what: str, error: Exception) -> NoReturn:
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     raise BackboneError(
-        f"cannot fetch {what} ({reason}); give a local file with --weights FILE, or start from"
-        " random weights with --reused 0"
+        f"cannot fetch {what} ({reason}); give a local file with --weights FILE"
     ) from error

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from topwork.errors import BackboneError
+from topwork.errors import BackboneError, TopworkError
 from topwork.network.chain import Chain, trace_chain
 from topwork.network.codes import choose_pool
 from topwork.network.fetch import weights_file
@@ -42,12 +42,24 @@ def build_chain(spec: BackboneSpec, size: tuple[int, int], seed: int = 0) -> Cha
     """Build an architecture with random weights and find its cut points.
 
     The caller's random state is neither used nor changed.
+
+    Raises:
+        BackboneError: if the architecture cannot take images of this size.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = spec.build()
         example = torch.randn(1, 3, *size)
-    return trace_chain(network, example)
+    try:
+        return trace_chain(network, example)
+    except TopworkError:
+        raise
+    except Exception as error:  # networks refuse a size in their own ways, asserts included
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise BackboneError(
+            f"{spec.architecture} cannot take images of {size[0]}x{size[1]} pixels ({reason});"
+            " choose another size"
+        ) from error
 
 
 def load_backbone(backbone: Backbone, plan: Plan, seed: int = 0) -> Loaded:

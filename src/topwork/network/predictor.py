@@ -16,6 +16,7 @@ from topwork.data.image_set import ImageSet
 from topwork.data.loading import Track, load_ahead, untracked
 from topwork.data.views import render, to_tensor
 from topwork.errors import ImageError
+from topwork.network.device import choose_device
 from topwork.network.folder import Opened, open_model
 
 BATCH = 8
@@ -28,10 +29,12 @@ class Predictor:
 
     Attributes:
         opened: the model folder's content.
+        device: where it runs.
         labels: the class names, in the order of the probabilities' columns.
     """
 
     opened: Opened
+    device: torch.device
     labels: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -94,8 +97,8 @@ class Predictor:
         filled = np.concatenate([pixels, np.zeros((missing, *pixels.shape[1:]), np.uint8)])
         images = to_tensor(filled, self.opened.preprocessing)
         with torch.inference_mode():
-            scores = self.opened.model(images.contiguous(memory_format=torch.channels_last))
-        return torch.softmax(scores[: len(pixels)].double(), 1).numpy()
+            scores = self.opened.model(images.to(self.device, memory_format=torch.channels_last))
+        return torch.softmax(scores[: len(pixels)].cpu().double(), 1).numpy()
 
     def view_of(self, image: str | Path | Image.Image | np.ndarray) -> np.ndarray:
         """Return the view of one image that the network sees, uint8 [H, W, 3]."""
@@ -116,15 +119,18 @@ class Predictor:
         return render(opened, self.opened.preprocessing)
 
 
-def load(location: str | Path) -> Predictor:
+def load(location: str | Path, device: str = "cpu") -> Predictor:
     """Open a run or model folder for predicting.
 
     Args:
         location: a run folder, or the ``model/`` in one.
+        device: "cpu", "cuda", "mps" or "auto".
 
     Raises:
         ModelError: if it holds no model, or a damaged one.
+        UsageError: if there is no such device.
     """
+    chosen = choose_device(device)
     opened = open_model(location)
-    opened.model.to(memory_format=torch.channels_last)
-    return Predictor(opened)
+    opened.model.to(chosen).to(memory_format=torch.channels_last)
+    return Predictor(opened, chosen)

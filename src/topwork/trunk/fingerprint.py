@@ -50,11 +50,9 @@ class Runtime:
         return {"name": "eager", "device": self.device.type, "layout": "channels_last"}
 
 
-def choose_runtime(device: str) -> Runtime:
-    """Return the runtime for a device: "cpu", "cuda", "mps", or "auto"."""
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    return Runtime(torch.device(device), batch=8 if device == "cpu" else 64)
+def choose_runtime(device: torch.device) -> Runtime:
+    """Return the runtime for a device."""
+    return Runtime(device, batch=8 if device.type == "cpu" else 64)
 
 
 def fingerprint(
