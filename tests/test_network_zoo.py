@@ -456,7 +456,7 @@ def test_a_download_says_what_from_where_and_how_big(monkeypatch, tmp_path, capl
             OSError("no route\nto host"),
             r"cannot fetch .*no route\); give a local file with --weigh",
         ),
-        (RuntimeError(""), r"\(RuntimeError\).* or start from random weights with --reused 0"),
+        (RuntimeError(""), r"\(RuntimeError\); give a local file with --weights FILE"),
         (EntryNotFoundError("404"), "holds no model.safetensors; topwork reads repositories in"),
     ],
 )

@@ -441,7 +441,7 @@ def main() -> None:
     stop_on_sigterm()
     logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
     try:
-        code = app(standalone_mode=False)
+        code = app(prog_name="topwork", standalone_mode=False)
         sys.stdout.flush()
     except TopworkError as error:
         fail(str(error), 2)
