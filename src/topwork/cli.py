@@ -6,7 +6,6 @@ with 2. Heavy packages are imported inside the commands, so that help answers at
 
 from __future__ import annotations
 
-import csv
 import json
 import logging
 import os
@@ -17,11 +16,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
 import typer
-from rich.console import Console
-from rich.table import Table
 from typer.exceptions import TyperException
 
 from topwork.errors import TopworkError
+from topwork.report.terminal import (
+    err_console,
+    note,
+    print_axis,
+    print_csv,
+    print_demo,
+    print_fit,
+    print_json,
+    print_metrics,
+    print_stores,
+    print_zoo,
+)
 
 if TYPE_CHECKING:
     from topwork.network.predictor import Predictor
@@ -39,10 +48,6 @@ app = typer.Typer(
 )
 cache_app = typer.Typer(no_args_is_help=True, help="Look after the cached outputs of trunks.")
 app.add_typer(cache_app, name="cache")
-
-# Where no terminal limits them, tables are as wide as they need: nothing is cut off.
-out_console = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
-err_console = Console(stderr=True, highlight=False)
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 Seed = Annotated[int, typer.Option(help="Seed of folds, draws and random weights.", min=0)]
@@ -232,45 +237,22 @@ def zoo(
     if as_json:
         print_json({"backbones": entries})
         return
-    table = Table(box=None)
-    table.add_column("name", no_wrap=True)
-    for title in ("parameters", "input", "license", "note"):
-        table.add_column(title)
-    for entry in entries:
-        size = f"{entry['input_size']} px"
-        table.add_row(
-            entry["name"], number(entry["parameters"]), size, entry["license"], entry["note"]
-        )
-    out_console.print(table)
+    print_zoo(entries)
 
 
 @cache_app.command(name="ls")
 def cache_ls(as_json: Json = False) -> None:
     """List what the cache holds."""
     from dataclasses import asdict
-    from datetime import datetime
 
     from topwork.trunk.cache import cache_folder, list_stores
 
-    stores = list_stores()
+    stores = [asdict(store) for store in list_stores()]
     if as_json:
-        rows = [asdict(store) for store in stores]
-        print_json({"folder": str(cache_folder()), "stores": rows})
+        print_json({"folder": str(cache_folder()), "stores": stores})
         return
-    table = Table("key", "cut", "pool", "images", "size", "last written", box=None)
-    for store in stores:
-        written = datetime.fromtimestamp(store.used).isoformat(" ", "minutes")
-        table.add_row(
-            store.key[:12],
-            store.cut,
-            store.pool,
-            str(store.images),
-            f"{number(store.bytes)}B",
-            written,
-        )
     print(f"{cache_folder()}: {len(stores)} stores")
-    if stores:
-        out_console.print(table)
+    print_stores(stores)
 
 
 @app.command()
@@ -302,16 +284,6 @@ def track(sequence: Sequence[Part], description: str) -> Iterable[Part]:
     yield from rich_track(sequence, description, console=err_console, transient=True)
 
 
-def note(text: str) -> None:
-    """Print a remark on stderr."""
-    err_console.print(text, style="dim", markup=False, soft_wrap=True)
-
-
-def print_json(data: Any) -> None:
-    """Print one JSON object on stdout."""
-    print(json.dumps(data, indent=2))
-
-
 def best_classes(predictor: Predictor, probabilities: Any, top: int) -> list[dict[str, Any]]:
     """Return the most probable classes, the best first."""
     order = probabilities.argsort()[::-1][:top]
@@ -319,112 +291,6 @@ def best_classes(predictor: Predictor, probabilities: Any, top: int) -> list[dic
         {"label": predictor.labels[i], "probability": round(float(probabilities[i]), 6)}
         for i in order
     ]
-
-
-def print_csv(rows: list[dict[str, Any]], top: int) -> None:
-    """Print predictions as CSV: path, label and probability of the best classes, error."""
-    numbers = ["", *(f"_{rank}" for rank in range(2, top + 1))]
-    columns = [part for n in numbers for part in (f"label{n}", f"probability{n}")]
-    writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(["path", *columns, "error"])
-    for row in rows:
-        cells = [cell for best in row.get("top", []) for cell in best.values()]
-        cells += [""] * (len(columns) - len(cells))
-        writer.writerow([row["path"], *cells, row.get("error", "")])
-
-
-def print_fit(record: dict[str, Any]) -> None:
-    """Print what a fit found, for people."""
-    for line in record["data"]["summary"]:
-        note(line)
-    for line in record["notes"]:
-        note(line)
-    print("\n".join(record["plan_in_words"]))
-    print_metrics(record["test"])
-    cache = record["cached_codes"]
-    print(
-        f"{record['seconds']:.1f} s; {cache['computed']} of {cache['images']} images went through"
-        " the trunk, the others came from the cache"
-    )
-    print(f"run folder: {record['run']}")
-    print(f"next: topwork predict {record['run']} IMAGE...")
-
-
-def print_metrics(metrics: dict[str, Any]) -> None:
-    """Print metrics with their intervals."""
-    table = Table("metric", "value", "95 % interval", "images", box=None)
-    for name in ("accuracy", "balanced_accuracy", "log_loss", "calibration_error"):
-        row = metrics[name]
-        low, high = row["interval"]
-        label = name.replace("_", " ")
-        table.add_row(label, f"{row['value']:.3f}", f"{low:.3f} to {high:.3f}", str(row["n"]))
-    out_console.print(table)
-
-
-def print_axis(facts: dict[str, Any]) -> None:
-    """Print a network's cut points."""
-    size = "x".join(map(str, facts["input_size"]))
-    print(
-        f"{facts['name']} at {size} pixels; head {facts['head'] or 'none'},"
-        f" pooled by {facts['pool'] or 'its own code'}; license {facts['license'] or 'unknown'}"
-    )
-    if facts["note"]:
-        note(facts["note"])
-    table = Table(box=None)
-    table.add_column("depth", justify="right")
-    table.add_column("cut point", overflow="fold")
-    table.add_column("shape", no_wrap=True)
-    table.add_column("layout", no_wrap=True)
-    for title in ("parameters", "mult-adds", "bytes"):
-        table.add_column(title, justify="right", no_wrap=True)
-    for cut in facts["cuts"]:
-        marks = "*" * cut["stage_end"] + "-" * bool(cut["before"])
-        table.add_row(
-            str(cut["depth"]),
-            f"{cut['name']} {marks}",
-            "x".join(map(str, cut["shape"])),
-            cut["layout"],
-            number(cut["parameters"]),
-            number(cut["multiply_adds"]),
-            number(cut["bytes"]),
-        )
-    out_console.print(table)
-    print(
-        "Parameters and multiply-adds: of all layers below. Bytes: of the tensor at the cut, for"
-        " one image in float32.\n* ends a stage, whose name (such as layer3) means this depth too."
-    )
-    if any(cut["before"] for cut in facts["cuts"]):
-        print("- lies just before a ReLU or batch norm: codes are not thresholded.")
-
-
-def print_demo(result: dict[str, Any]) -> None:
-    """Print what the demo found, and where it lies."""
-    record = result["record"]
-    low, high = record["interval"]
-    print(result["table"])
-    print()
-    print(f"Picture: {result['picture']}")
-    print(
-        f"Run folder: {record['run']} (the digits 5-9 from 20 labels per class, by `topwork fit`:"
-        f" accuracy {record['accuracy']:.3f}, {low:.3f} to {high:.3f}, {record['n']} images)"
-    )
-    print(f"Took {result['seconds']:.0f} s.")
-    print("Next, on your own images:")
-    print("  topwork zoo                                     networks to choose from")
-    print("  topwork fit PHOTOS --backbone NAME --out RUN    a classifier, tested honestly")
-    print("  topwork predict RUN IMAGE...                    and used")
-
-
-def number(value: float) -> str:
-    """Write a large number briefly.
-
-    >>> number(1_813_561_344), number(512)
-    ('1.81 G', '512 ')
-    """
-    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if value >= size:
-            return f"{value / size:.3g} {unit}"
-    return f"{value:.0f} "
 
 
 def stop_on_sigterm() -> None:
