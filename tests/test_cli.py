@@ -76,7 +76,7 @@ def test_fit_prints_the_record_and_writes_the_run(fitted) -> None:
         "model/topwork.json",
     }
     assert fitted.result.err == (
-        "plan auto means features for now: all layers up to L are frozen, the head is solved\n"
+        "plan auto means features for now: all kept layers are frozen, the head is solved for\n"
     )
 
 
@@ -425,3 +425,49 @@ def test_a_reader_that_goes_away_is_no_traceback(tmp_path) -> None:
         process.stdout.close()
         assert process.stderr.read() == b""
     assert process.returncode == 1
+
+
+@pytest.mark.parametrize("kind", ["a link to an empty folder", "a link to nothing", "."])
+def test_a_run_folder_may_be_a_link_or_the_folder_one_is_in(
+    kind, topwork, pictures, backbone, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "real").mkdir()
+    if kind == ".":
+        monkeypatch.chdir(tmp_path / "real")
+        out = Path()
+    else:
+        if kind == "a link to nothing":
+            (tmp_path / "real").rmdir()
+        out = Path("link")
+        out.symlink_to(tmp_path / "real")
+    result = topwork("fit", pictures, "--backbone", backbone, "--out", out)
+    assert result.code == 0, result.err
+    assert (tmp_path / "real" / "record.json").is_file()
+
+
+def test_files_that_are_lost_during_a_run_are_named(
+    pictures, backbone, tmp_path, monkeypatch
+) -> None:
+    from topwork import api
+
+    shutil.copytree(pictures, tmp_path / "data")
+    audit = api.audit
+
+    def then_lose(images, **options):
+        audited = audit(images, **options)
+        (tmp_path / "data" / "train" / "disc" / "03.png").unlink()
+        (tmp_path / "data" / "test" / "disc" / "02.png").unlink()
+        other = tmp_path / "data" / "test" / "stripes" / "01.png"
+        (tmp_path / "data" / "test" / "square" / "01.png").write_bytes(other.read_bytes())
+        return audited
+
+    monkeypatch.setattr(api, "audit", then_lose)
+    record = api.fit(tmp_path / "data", tmp_path / "run", backbone=str(backbone))
+    assert sorted(name for name, _ in record["data"]["lost_later"]) == [
+        "test/disc/02.png",
+        "test/square/01.png",
+        "train/disc/03.png",
+    ]
+    assert record["n"] == 22
+    assert sum("lost after the audit" in note for note in record["notes"]) == 3

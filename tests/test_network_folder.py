@@ -166,8 +166,38 @@ def test_predictor(tmp_path: Path, pictures: Path) -> None:
             np.testing.assert_array_equal(predictor.predict_proba([given]), together[:1])
     with pytest.raises(ImageError, match=r"nothing.png: no such file"):
         predictor.predict([tmp_path / "nothing.png"])
-    with pytest.raises(ImageError, match="float64; give uint8"):
-        predictor.predict([np.zeros((8, 8))])
+    for wrong in (np.zeros((8, 8)), np.zeros((1, 8, 8, 3), np.uint8), np.zeros((0, 4), np.uint8)):
+        with pytest.raises(ImageError, match="give uint8 or uint16"):
+            predictor.predict([wrong])
+    with pytest.raises(ImageError, match="give a path, a Pillow image or an array"):
+        predictor.predict([None])  # type: ignore[list-item]
+    with pytest.raises(UsageError, match="give a list of images"):
+        predictor.predict(str(paths[0]))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "L", "P", "I;16", "CMYK", "turned"])
+def test_an_image_in_memory_is_seen_as_its_file_is(mode: str, tmp_path: Path) -> None:
+    from PIL import Image
+
+    made(tmp_path / "model", PLANS["our own"])
+    predictor = load(tmp_path)
+    noise = np.random.default_rng(0).integers(0, 256, (40, 48, 4), dtype=np.uint8)
+    image = Image.fromarray(noise, "RGBA")
+    if mode == "I;16":
+        image = Image.fromarray(noise[..., 0].astype(np.uint16) * 200)
+    elif mode != "turned":
+        image = image.convert("RGB").convert(mode) if mode in ("P", "CMYK") else image.convert(mode)
+    exif = Image.Exif()
+    if mode == "turned":
+        image = image.convert("RGB")
+        exif[0x0112] = 6
+    file = tmp_path / ("image.tif" if mode == "CMYK" else "image.png")
+    image.save(file, exif=exif)
+    with Image.open(file) as opened:
+        opened.load()
+        np.testing.assert_array_equal(
+            predictor.predict_proba([opened]), predictor.predict_proba([file])
+        )
 
 
 @pytest.mark.parametrize("name", ["features", "two depths", "a vit by its token"])

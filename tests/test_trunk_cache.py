@@ -133,6 +133,31 @@ def test_listing() -> None:
     assert json.loads((store.folder / "facts.json").read_text()) == FACTS
 
 
+def test_a_damaged_description_is_named_and_the_rest_is_listed(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    filled()
+    broken = open_store({**FACTS, "cut": "layer2"}).folder / "facts.json"
+    broken.write_text("{")
+    assert [summary.cut for summary in list_stores()] == ["layer3"]
+    assert str(broken) in caplog.text
+
+
+def test_a_damaged_shard_that_cannot_be_set_aside_is_still_not_used(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    victim = shards(filled())[0]
+    victim.write_bytes(victim.read_bytes()[:-1])
+
+    def refused(source: object, target: object) -> None:
+        raise PermissionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", refused)
+        assert len(open_store(FACTS).known) in (2, 4)
+    assert str(victim) in caplog.text
+
+
 def test_where_the_cache_lies(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert cache_folder() == Path(os.environ["TOPWORK_CACHE"])
     monkeypatch.delenv("TOPWORK_CACHE")

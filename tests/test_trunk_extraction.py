@@ -137,7 +137,8 @@ def test_a_run_that_dies_goes_on_from_its_last_shard(
         patch.setattr(Extractor, "codes", dies)
         all_of(images, by)
     resumed = all_of(images, by)
-    assert resumed.computed == len(images.items) - 32  # two shards of 16 had been written
+    # Batches run side by side, so that when one died the first two or three shards were written.
+    assert len(images.items) - 48 <= resumed.computed <= len(images.items) - 32
     monkeypatch.setenv("TOPWORK_CACHE", str(tmp_path))
     afresh = all_of(images, by)
     assert afresh.computed == len(images.items)

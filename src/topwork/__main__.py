@@ -1,6 +1,6 @@
 """``python -m topwork``."""
 
-from topwork.cli import main
+from topwork.cli import run
 
 if __name__ == "__main__":
-    main()
+    run()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError
 
 from topwork.data.audit import Audit, audit
 from topwork.data.image_set import ImageSet
@@ -126,8 +127,8 @@ def fit(
         TopworkError: one of its kinds, for anything the user can mend.
     """
     clock = Clock()
-    out = Path(out)
-    require_free(out)
+    asked_out, out = out, Path(out).resolve()
+    require_free(Path(asked_out))
     name = backbone.name if isinstance(backbone, Backbone) else backbone
     asked = make_plan(plan, backbone=name, kept=kept, reused=reused, frozen=frozen, head=head)
     require_fittable(asked)
@@ -154,14 +155,19 @@ def fit(
     try:
         save_model(partial / "model", fitted.model, loaded, images.classes)
         predictor = load(partial / "model")
-        tested, probabilities = score(predictor, images, audited.split.test, track)
+        tested, probabilities, lost = score(predictor, images, audited.split.test, track, audited)
+        if not tested:
+            raise DataError(f"{images.location}: no test image can be read any more; run again")
         clock.lap("test")
+        cached = compare_with_cache(fitted, images, audited, tested, probabilities)
+        clock.lap("comparison")
+        lost += [(images.items[fitted.indices[i]].name, r) for i, r in fitted.codes.failed.items()]
         record = {
             **headline(probabilities, labels_of(images, tested), images.classes, seed),
             "seconds": clock.total(),
-            "run": str(out),
-            **facts_of_fit(loaded, fitted, audited, images, clock, seed),
-            "cached_codes": compare_with_cache(fitted, images, audited, tested, probabilities),
+            "run": str(asked_out),
+            **facts_of_fit(loaded, fitted, audited, images, lost, clock, seed),
+            "cached_codes": cached,
         }
         write_split(partial / "split.csv", images, audited)
         write_predictions(partial / "predictions.csv", images, tested, probabilities)
@@ -169,6 +175,9 @@ def fit(
         if out.exists():
             out.rmdir()  # empty, as was checked
         partial.rename(out)
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UsageError(f"--out {asked_out} cannot be written: {reason}") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return record
@@ -203,7 +212,7 @@ def evaluate_model(
             f" {', '.join(predictor.labels)}"
         )
     indices = range(len(images.items))
-    tested, probabilities = score(predictor, images, tuple(indices), track)
+    tested, probabilities, _ = score(predictor, images, tuple(indices), track)
     if not tested:
         raise DataError(f"{images.location}: none of the images can be read")
     number = {name: i for i, name in enumerate(predictor.labels)}
@@ -246,7 +255,7 @@ def run_demo(
     numbers = range(seed, seed + seeds)
     trials = [digits.run_trial(number) for number in track(numbers, "training on digits")]
     result = summarize(trials)
-    out.mkdir(exist_ok=True)
+    out.mkdir(parents=True, exist_ok=True)
     picture = out / "transfer.png"
     draw_transfer(result, picture)
     write_json(out / "transfer.json", result.record())
@@ -307,15 +316,33 @@ def inspect(
 
 
 def score(
-    predictor: Predictor, images: ImageSet, indices: tuple[int, ...], track: Track
-) -> tuple[list[int], np.ndarray]:
-    """Predict some images; return those that could be read, and their probabilities [N, C]."""
-    tested, rows = [], []
-    for index, result in predictor.predict_set(images, indices, track):
-        if not isinstance(result, ImageError):
+    predictor: Predictor,
+    images: ImageSet,
+    indices: tuple[int, ...],
+    track: Track,
+    audited: Audit | None = None,
+) -> tuple[list[int], np.ndarray, list[tuple[str, str]]]:
+    """Predict some images.
+
+    Args:
+        predictor: the model.
+        images: where they come from.
+        indices: which of them.
+        track: shows progress.
+        audited: if given, an image whose bytes are no longer those audited is refused.
+
+    Returns:
+        those that could be read, their probabilities [N, C], and the others with the reason.
+    """
+    tested, rows, lost = [], [], []
+    digests = digests_of(audited, indices) if audited else None
+    for index, result in predictor.predict_set(images, indices, digests, track):
+        if isinstance(result, ImageError):
+            lost.append((result.name, result.reason))
+        else:
             tested.append(index)
             rows.append(result)
-    return tested, np.array(rows).reshape(len(rows), len(predictor.labels))
+    return tested, np.array(rows).reshape(len(rows), len(predictor.labels)), lost
 
 
 def compare_with_cache(
@@ -345,7 +372,7 @@ def require_free(out: Path) -> None:
     Raises:
         UsageError: naming it.
     """
-    if out.is_file() or (out.is_dir() and any(out.iterdir())):
+    if (out.exists() and not out.is_dir()) or (out.is_dir() and any(out.iterdir())):
         raise UsageError(f"--out {out} exists already; choose another name, or remove it first")
     # Nothing is made before there is something to put into it.
     above = next(path for path in out.absolute().parents if path.exists())

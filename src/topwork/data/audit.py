@@ -14,13 +14,13 @@ from topwork.data import duplicates
 from topwork.data.decode import quiet, thumbnail
 from topwork.data.findings import TINY, Audit, Conflict, Twins
 from topwork.data.image_set import ImageSet, name_a_few
-from topwork.data.loading import Track, load_ahead, untracked
+from topwork.data.loading import Track, map_ahead, untracked
 from topwork.data.split import SIDES, Split, split_items
 from topwork.errors import DataError, ImageError
 
 __all__ = ["Audit", "audit"]
 
-_BATCH = 64
+_BATCH = 32
 
 
 def audit(
@@ -106,7 +106,7 @@ def _look(images: ImageSet, track: Track) -> _Looks:
     batches = [range(start, min(start + _BATCH, count)) for start in range(0, count, _BATCH)]
     with quiet():
         tracked = track(batches, "looking at the images")
-        for batch, found in load_ahead(tracked, partial(_look_at, images)):
+        for batch, found in map_ahead(tracked, partial(_look_at_all, images)):
             for index, (digest, _, reason) in zip(batch, found, strict=True):
                 looks.digests[index] = digest
                 if reason:
@@ -115,6 +115,12 @@ def _look(images: ImageSet, track: Track) -> _Looks:
             rows = slice(batch[0], batch[-1] + 1)
             looks.grey[rows], looks.color[rows] = duplicates.describe(miniatures)
     return looks
+
+
+def _look_at_all(
+    images: ImageSet, indices: Sequence[int]
+) -> list[tuple[str | None, np.ndarray, str]]:
+    return [_look_at(images, index) for index in indices]
 
 
 def _look_at(images: ImageSet, index: int) -> tuple[str | None, np.ndarray, str]:

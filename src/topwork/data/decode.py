@@ -169,11 +169,16 @@ def _guarded(data: bytes, name: str, draft: tuple[int, int] | None) -> Image.Ima
             if draft:
                 image.draft(None, draft)
             image.load()
-            return _upright(_to_rgb(image), _orientation(image))
+            return upright_rgb(image)
     except ImageError:
         raise
     except Exception as error:  # plugins raise whatever a damaged file makes them run into
         raise ImageError(name, _reason(error)) from error
+
+
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """Return an image of any mode in mode RGB and upright, by the rules of `decode`."""
+    return _upright(_to_rgb(image), _orientation(image))
 
 
 def _reason(error: Exception) -> str:

@@ -1,12 +1,20 @@
-"""Loading batches in threads, ahead of their use."""
+"""Working on batches in threads, ahead of the use of what comes out."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol, TypeVar
+
+import numpy as np
+
+from topwork.data.decode import decode
+from topwork.data.image_set import ImageSet
+from topwork.data.views import Preprocessing, render
+from topwork.errors import ImageError
 
 Key = TypeVar("Key")
 Value = TypeVar("Value")
@@ -25,24 +33,46 @@ def untracked(sequence: Sequence[Part], description: str) -> Iterable[Part]:
     return sequence
 
 
-def load_ahead(
-    batches: Iterable[Sequence[Key]], load: Callable[[Key], Value]
-) -> Iterator[tuple[Sequence[Key], list[Value]]]:
-    """Yield batches with what their keys load, in order; the next few load meanwhile.
+def map_ahead(batches: Iterable[Key], work: Callable[[Key], Value]) -> Iterator[tuple[Key, Value]]:
+    """Yield batches with what work makes of each, in order; several are under way at once.
 
-    Threads are enough: decoding and resizing release Python's lock.
+    Threads are enough: decoding, resizing and running a network release Python's lock.
 
-    >>> list(load_ahead([[1, 2], [3]], lambda key: key * 10))
-    [([1, 2], [10, 20]), ([3], [30])]
+    >>> list(map_ahead([[1, 2], [3]], sum))
+    [([1, 2], 3), ([3], 3)]
     """
     workers = min(os.cpu_count() or 1, 8)
-    waiting: deque[tuple[Sequence[Key], list[Future[Value]]]] = deque()
+    waiting: deque[tuple[Key, Future[Value]]] = deque()
     with ThreadPoolExecutor(workers) as pool:
         for batch in batches:
-            waiting.append((batch, [pool.submit(load, key) for key in batch]))
-            if len(waiting) > workers + 1:
-                ready, futures = waiting.popleft()
-                yield ready, [future.result() for future in futures]
+            waiting.append((batch, pool.submit(work, batch)))
+            if len(waiting) > 2 * workers:
+                ready, future = waiting.popleft()
+                yield ready, future.result()
         while waiting:
-            ready, futures = waiting.popleft()
-            yield ready, [future.result() for future in futures]
+            ready, future = waiting.popleft()
+            yield ready, future.result()
+
+
+def read_view(
+    images: ImageSet, index: int, digest: str | None, preprocessing: Preprocessing
+) -> np.ndarray | ImageError:
+    """Read, check and render one image; one that cannot be used is returned as its error.
+
+    Args:
+        images: where it comes from.
+        index: which of them.
+        digest: the SHA-256 that its bytes must have; None for any.
+        preprocessing: how it is rendered.
+
+    Returns:
+        uint8 [H, W, 3].
+    """
+    name = images.items[index].name
+    try:
+        data = images.read(index)
+        if digest is not None and hashlib.sha256(data).hexdigest() != digest:
+            raise ImageError(name, "changed while it was being used; run again")
+        return render(decode(data, name), preprocessing)
+    except ImageError as error:
+        return error

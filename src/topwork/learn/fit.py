@@ -77,7 +77,8 @@ def require_all_frozen(plan: Plan) -> None:
         if phase.frozen != plan.kept:
             raise UnsupportedError(
                 f"phase {number} freezes only up to {phase.frozen} and trains the layers up to"
-                f" {plan.kept}, which is not fitted yet; leave out --frozen, to freeze them all"
+                f" {plan.kept}, which is not fitted yet; drop those with --kept {phase.frozen}, or"
+                " leave out --frozen, to freeze them all"
             )
 
 
@@ -142,6 +143,5 @@ def labels_of(images: ImageSet, indices: Sequence[int]) -> np.ndarray:
 
 
 def digests_of(audit: Audit, indices: Sequence[int]) -> list[str]:
-    """Return the content hashes of images that the audit could read."""
-    digests = [audit.digests[index] for index in indices]
-    return [digest for digest in digests if digest is not None]
+    """Return the content hashes of images that the audit could read, in the same order."""
+    return [str(audit.digests[index]) for index in indices]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
 from topwork.errors import UsageError, did_you_mean
@@ -29,3 +32,23 @@ def choose_device(name: str) -> torch.device:
     if not available[name]:
         raise UsageError(f"--device {name}: torch finds none on this machine; choose cpu or auto")
     return torch.device(name)
+
+
+@contextmanager
+def one_core_a_thread() -> Iterator[None]:
+    """Let every Python thread run networks on one core of its own, as `map_ahead` wants it.
+
+    Several threads of torch inside each of several threads of Python wait for each other, the more
+    so on a busy machine. With one each, batches run side by side, and the bits of a code do not
+    depend on the number of cores.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    # glibc maps blocks larger than any freed before afresh from the system, and clearing their
+    # pages takes longer than filling them. Having freed one just below its limit of 32 MiB, it
+    # keeps blocks up to that size. Elsewhere this does nothing.
+    torch.empty(32 * 2**20 - 8192, dtype=torch.uint8)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

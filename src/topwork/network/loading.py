@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from topwork.errors import BackboneError, TopworkError
+from topwork.errors import BackboneError, ChainError
 from topwork.network.chain import Chain, trace_chain
 from topwork.network.codes import choose_pool
 from topwork.network.fetch import weights_file
@@ -52,10 +52,10 @@ def build_chain(spec: BackboneSpec, size: tuple[int, int], seed: int = 0) -> Cha
         example = torch.randn(1, 3, *size)
     try:
         return trace_chain(network, example)
-    except TopworkError:
-        raise
-    except Exception as error:  # networks refuse a size in their own ways, asserts included
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    except ChainError as error:
+        if error.__cause__ is None:
+            raise
+        reason = (str(error.__cause__).strip() or type(error.__cause__).__name__).splitlines()[0]
         raise BackboneError(
             f"{spec.architecture} cannot take images of {size[0]}x{size[1]} pixels ({reason});"
             " choose another size"

@@ -11,15 +11,16 @@ import numpy as np
 import torch
 from PIL import Image
 
-from topwork.data.decode import decode, quiet
+from topwork.data.arrays import encode
+from topwork.data.decode import decode, quiet, upright_rgb
 from topwork.data.image_set import ImageSet
-from topwork.data.loading import Track, load_ahead, untracked
+from topwork.data.loading import Track, map_ahead, read_view, untracked
 from topwork.data.views import render, to_tensor
-from topwork.errors import ImageError
-from topwork.network.device import choose_device
+from topwork.errors import ImageError, UsageError
+from topwork.network.device import choose_device, one_core_a_thread
 from topwork.network.folder import Opened, open_model
 
-BATCH = 8
+BATCH = 2
 """Images at a time; short batches are filled up, so that a score depends on its image alone."""
 
 
@@ -44,7 +45,8 @@ class Predictor:
         """Return the most probable class of each image.
 
         Args:
-            images: paths, Pillow images, or uint8 arrays [H, W] or [H, W, 3].
+            images: paths, Pillow images, or arrays, uint8 or uint16,
+                [H, W] or [H, W, 1 | 3 | 4].
 
         Raises:
             ImageError: if one of them cannot be read; the message names it.
@@ -53,36 +55,41 @@ class Predictor:
 
     def predict_proba(self, images: Sequence[str | Path | Image.Image | np.ndarray]) -> np.ndarray:
         """Return the probability of each class, float64 [N, classes]; else as `predict`."""
-        rows = []
+        if isinstance(images, (str, Path)):
+            raise UsageError(f"give a list of images, such as [{str(images)!r}]")
+
+        def work(batch: Sequence[Any]) -> np.ndarray:
+            return self.probabilities(np.stack([self.view_of(image) for image in batch]))
+
         batches = [images[i : i + BATCH] for i in range(0, len(images), BATCH)]
-        with quiet():
-            for _, views in load_ahead(batches, self.view_of):
-                rows.append(self.probabilities(np.stack(views)))
+        with quiet(), one_core_a_thread():
+            rows = [part for _, part in map_ahead(batches, work)]
         return np.concatenate(rows) if rows else np.zeros((0, len(self.labels)))
 
     def predict_set(
         self,
         images: ImageSet,
         indices: Sequence[int],
+        digests: Sequence[str] | None = None,
         track: Track = untracked,
     ) -> Iterator[tuple[int, np.ndarray | ImageError]]:
-        """Yield for some images of a set their index with probabilities [classes], or an error."""
+        """Yield for some images of a set their index with probabilities [classes], or an error.
 
-        def load(index: int) -> np.ndarray | ImageError:
-            name = images.items[index].name
-            try:
-                image = decode(images.read(index), name)
-            except ImageError as error:
-                return error
-            return render(image, self.opened.preprocessing)
+        Where digests are given, an image whose bytes have another SHA-256 is an error.
+        """
+        expected = dict(zip(indices, digests, strict=True)) if digests else {}
 
-        batches: list[Any] = [indices[i : i + BATCH] for i in range(0, len(indices), BATCH)]
-        with quiet():
-            for batch, views in load_ahead(track(batches, "predicting"), load):
-                good = [view for view in views if not isinstance(view, ImageError)]
-                rows = iter(self.probabilities(np.stack(good)) if good else [])
-                for index, view in zip(batch, views, strict=True):
-                    yield index, view if isinstance(view, ImageError) else next(rows)
+        def work(batch: Sequence[int]) -> list[np.ndarray | ImageError]:
+            view = self.opened.preprocessing
+            views = [read_view(images, index, expected.get(index), view) for index in batch]
+            good = [view for view in views if not isinstance(view, ImageError)]
+            rows = iter(self.probabilities(np.stack(good)) if good else [])
+            return [view if isinstance(view, ImageError) else next(rows) for view in views]
+
+        batches = [indices[i : i + BATCH] for i in range(0, len(indices), BATCH)]
+        with quiet(), one_core_a_thread():
+            for batch, results in map_ahead(track(batches, "predicting"), work):
+                yield from zip(batch, results, strict=True)
 
     def probabilities(self, pixels: np.ndarray) -> np.ndarray:
         """Return the probabilities of at most one batch of views.
@@ -111,12 +118,29 @@ class Predictor:
                 ) from error
             opened = decode(data, str(image))
         elif isinstance(image, np.ndarray):
-            if image.dtype != np.uint8:
-                raise ImageError("array", f"is {image.dtype}; give uint8, [H, W] or [H, W, 3]")
-            opened = Image.fromarray(image).convert("RGB")
+            opened = decode(encode(checked(image)), "array")
+        elif isinstance(image, Image.Image):
+            opened = upright_rgb(image)
         else:
-            opened = image.convert("RGB")
+            raise ImageError(type(image).__name__, "give a path, a Pillow image or an array")
         return render(opened, self.opened.preprocessing)
+
+
+def checked(pixels: np.ndarray) -> np.ndarray:
+    """Return an array as it came if it is an image.
+
+    Raises:
+        ImageError: saying what it should be.
+    """
+    channels = pixels.shape[2] if pixels.ndim == 3 else 1
+    if (
+        pixels.dtype not in (np.uint8, np.uint16)
+        or channels not in (1, 3, 4)
+        or (pixels.ndim not in (2, 3) or 0 in pixels.shape)
+    ):
+        what = f"{pixels.dtype} {list(pixels.shape)}"
+        raise ImageError("array", f"is {what}; give uint8 or uint16, [H, W] or [H, W, 1 | 3 | 4]")
+    return pixels
 
 
 def load(location: str | Path, device: str = "cpu") -> Predictor:

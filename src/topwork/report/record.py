@@ -48,13 +48,13 @@ def facts_of_fit(
     fitted: Fitted,
     audited: Audit,
     images: ImageSet,
+    lost: list[tuple[str, str]],
     clock: Clock,
     seed: int,
 ) -> dict[str, Any]:
     """Return what a record says about how its run came about."""
     accounting = loaded.accounting
     plan = loaded.plan
-    notes = [cut_note(loaded)] if cut_note(loaded) else []
     return {
         "format": 1,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -63,7 +63,7 @@ def facts_of_fit(
         "classes": list(images.classes),
         "plan": plan.to_dict(),
         "plan_in_words": plan.describe().splitlines(),
-        "notes": notes,
+        "notes": notes_on(loaded, fitted, lost),
         "backbone": {
             "name": loaded.backbone.name,
             **loaded.backbone.spec.to_dict(),
@@ -73,7 +73,7 @@ def facts_of_fit(
             "license": loaded.backbone.about.get("license"),
         },
         "head": fitted.probe.record(),
-        "data": audited.to_dict() | {"summary": audited.lines()},
+        "data": audited.to_dict() | {"summary": audited.lines(), "lost_later": lost},
         "why_not_timm": why_not_timm(fitted.model, loaded),
         "timings": clock.laps,
         "machine": {
@@ -90,16 +90,23 @@ def facts_of_fit(
     }
 
 
-def cut_note(loaded: Loaded) -> str | None:
-    """Say so where codes are taken just before the source network would threshold them."""
-    for name in loaded.plan.codes:
-        before = loaded.chain.resolve(name).before
-        if before:
-            return (
-                f"codes at {name} are taken before {before}: they are not thresholded as the"
-                " source's next layer sees them"
-            )
-    return None
+def notes_on(loaded: Loaded, fitted: Fitted, lost: list[tuple[str, str]]) -> list[str]:
+    """Return what a reader of the record should know, one sentence each.
+
+    Codes may be taken just before the source network would threshold them; the probe has notes of
+    its own; images may be lost after the audit.
+    """
+    cuts = [loaded.chain.resolve(name) for name in loaded.plan.codes]
+    return [
+        *(
+            f"codes at {cut.name} are taken before {cut.before}: they are not thresholded as the"
+            " source's next layer sees them"
+            for cut in cuts
+            if cut.before
+        ),
+        *fitted.probe.notes,
+        *(f"lost after the audit: {name}: {reason}" for name, reason in lost),
+    ]
 
 
 def write_split(path: Path, images: ImageSet, audited: Audit) -> None:

@@ -132,7 +132,7 @@ def print_stores(stores: list[dict[str, Any]]) -> None:
             store["pool"],
             str(store["images"]),
             f"{number(store['bytes'])}B",
-            datetime.fromtimestamp(store["used"]).isoformat(" ", "minutes"),
+            datetime.fromtimestamp(store["written"]).isoformat(" ", "minutes"),
         )
     out_console.print(table)
 

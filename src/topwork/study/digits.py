@@ -18,7 +18,6 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,6 +35,7 @@ from topwork.learn.optimizers import Training
 from topwork.learn.probe import probe
 from topwork.network.chain import trace_chain
 from topwork.network.cut import Trunk
+from topwork.network.device import one_core_a_thread
 from topwork.network.fetch import WeightsSource
 from topwork.network.small_convnet import small_convnet
 from topwork.network.spec import BackboneSpec
@@ -110,7 +110,7 @@ def run_trial(
     started = time.perf_counter()
     source, target = load_tasks()
     untrained_seed, scratch_seed, draw_seed = _seeds(seed)[1:]
-    with _one_thread():
+    with one_core_a_thread():
         pretrained = train_source(seed, source, source_training)
         _, source_accuracy = evaluate(pretrained, source.test_images, source.test_labels)
         reused = _codes(pretrained, target)
@@ -145,7 +145,7 @@ def train_source(seed: int, source: Task, settings: Training = SOURCE_TRAINING) 
     """Return the network that `run_trial` reuses with this seed, in eval mode."""
     source_seed = _seeds(seed)[0]
     network = _network(source_seed, 4 * CLASSES)
-    with _one_thread():
+    with one_core_a_thread():
         _fit(network, source.images, source.labels, settings, source_seed)
     return network
 
@@ -251,13 +251,3 @@ def _network(seed: int, num_classes: int) -> nn.Sequential:
 def _seeds(seed: int) -> list[int]:
     """Return unlike seeds for source, untrained network, scratch, and draw with order."""
     return [int(state) for state in np.random.SeedSequence(seed).generate_state(4)]
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

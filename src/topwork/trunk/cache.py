@@ -16,6 +16,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -103,8 +104,8 @@ def read_shard(path: Path, key: str) -> Iterator[tuple[str, np.ndarray]]:
         return
     problem = problem_with(path, data, key)
     if problem:
-        aside = path.with_suffix(".damaged")
-        os.replace(path, aside)
+        with suppress(OSError):  # read-only, or another process was first; it is not used anyway
+            os.replace(path, path.with_suffix(".damaged"))
         log.warning("cache: %s %s; set aside, its codes are computed again", path, problem)
         return
     tensors = safetensors.numpy.load(data)
@@ -166,26 +167,29 @@ class StoreSummary:
     pool: str
     images: int
     bytes: int
-    used: float
+    written: float
 
 
 def list_stores() -> list[StoreSummary]:
     """Return what the cache holds, the most recently written first."""
     found = []
     for facts_file in (cache_folder() / "codes").glob("*/facts.json"):
-        facts = json.loads(facts_file.read_text(encoding="utf-8"))
         shards = list(facts_file.parent.glob("*.safetensors"))
-        found.append(
-            StoreSummary(
+        try:
+            facts = json.loads(facts_file.read_text(encoding="utf-8"))
+            summary = StoreSummary(
                 key=facts_file.parent.name,
-                cut=facts["cut"],
-                pool=facts["pool"],
+                cut=str(facts["cut"]),
+                pool=str(facts["pool"]),
                 images=sum(rows_of(shard) for shard in shards),
                 bytes=sum(shard.stat().st_size for shard in shards),
-                used=max((shard.stat().st_mtime for shard in shards), default=0.0),
+                written=max((shard.stat().st_mtime for shard in shards), default=0.0),
             )
-        )
-    return sorted(found, key=lambda store: -store.used)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            log.warning("cache: %s cannot be listed (%r); remove its folder", facts_file, error)
+            continue
+        found.append(summary)
+    return sorted(found, key=lambda store: -store.written)
 
 
 def rows_of(shard: Path) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,14 +9,15 @@ import numpy as np
 import torch
 from torch import nn
 
-from topwork.data.decode import decode, quiet
+from topwork.data.decode import quiet
 from topwork.data.image_set import ImageSet
-from topwork.data.loading import Track, load_ahead, untracked
-from topwork.data.views import Preprocessing, render, to_tensor
+from topwork.data.loading import Track, map_ahead, read_view, untracked
+from topwork.data.views import Preprocessing, to_tensor
 from topwork.errors import ImageError
 from topwork.network.chain import Chain
 from topwork.network.codes import pool_module
 from topwork.network.cut import Trunk
+from topwork.network.device import one_core_a_thread
 from topwork.trunk.cache import CodeStore, open_store
 from topwork.trunk.fingerprint import Runtime, canary, fingerprint
 
@@ -106,42 +106,62 @@ def extract(
     Raises:
         CacheError: if the cache cannot be written.
     """
-    stores = open_stores(extractor)
-    wanted = list(dict.fromkeys(digests))
-    first_at = {digest: i for i, digest in reversed(list(enumerate(digests)))}
-    missing = [first_at[d] for d in wanted if any(d not in store for store in stores)]
-    failed_digests: dict[str, str] = {}
-    pending: list[tuple[list[str], list[np.ndarray]]] = []
-    size = extractor.runtime.batch
-    batches = [missing[i : i + size] for i in range(0, len(missing), size)]
+    with quiet(), one_core_a_thread():
+        stores = open_stores(extractor)
+        first_at = {digest: i for i, digest in reversed(list(enumerate(digests)))}
+        missing = [
+            first_at[digest]
+            for digest in dict.fromkeys(digests)
+            if any(digest not in store for store in stores)
+        ]
+        size = extractor.runtime.batch
+        batches = [missing[i : i + size] for i in range(0, len(missing), size)]
 
-    def load(position: int) -> np.ndarray | ImageError:
-        return read_view(images, indices[position], digests[position], extractor.preprocessing)
+        def work(batch: list[int]) -> Computed:
+            views = {
+                digests[i]: read_view(images, indices[i], digests[i], extractor.preprocessing)
+                for i in batch
+            }
+            return compute(extractor, views)
 
-    with quiet():
-        for batch, views in load_ahead(track(batches, "running the trunk"), load):
-            good = [
-                (digests[position], view)
-                for position, view in zip(batch, views, strict=True)
-                if not isinstance(view, ImageError)
-            ]
-            failed_digests.update(
-                (digests[position], view.reason)
-                for position, view in zip(batch, views, strict=True)
-                if isinstance(view, ImageError)
-            )
-            if good:
-                codes = extractor.codes(np.stack([view for _, view in good]))
-                pending.append(([digest for digest, _ in good], codes))
-            if sum(len(names) for names, _ in pending) >= SHARD_ROWS:
+        unreadable: dict[str, str] = {}
+        pending: list[Computed] = []
+        for _, computed in map_ahead(track(batches, "running the trunk"), work):
+            unreadable.update(computed.failed)
+            pending.append(computed)
+            if sum(len(part.digests) for part in pending) >= SHARD_ROWS:
                 write_shards(stores, pending)
         write_shards(stores, pending)
 
-    failed = {i: failed_digests[d] for i, d in enumerate(digests) if d in failed_digests}
-    parts = [store.rows(digests, absent=failed_digests.keys()) for store in stores]
-    keys = tuple(store.key for store in stores)
-    computed = len(missing) - len(failed_digests)
-    return Codes(np.concatenate(parts, axis=1), failed, computed, keys)
+    return Codes(
+        rows=np.concatenate([store.rows(digests, absent=unreadable) for store in stores], axis=1),
+        failed={i: unreadable[d] for i, d in enumerate(digests) if d in unreadable},
+        computed=len(missing) - len(unreadable),
+        fingerprints=tuple(store.key for store in stores),
+    )
+
+
+@dataclass(frozen=True)
+class Computed:
+    """What became of one batch.
+
+    Attributes:
+        digests: of the images that could be read.
+        codes: of these, float32 [n, D] for each cut.
+        failed: digest and reason of the others.
+    """
+
+    digests: list[str]
+    codes: list[np.ndarray]
+    failed: dict[str, str]
+
+
+def compute(extractor: Extractor, views: dict[str, np.ndarray | ImageError]) -> Computed:
+    """Run the trunk over the views of one batch that could be read."""
+    good = {d: view for d, view in views.items() if not isinstance(view, ImageError)}
+    codes = extractor.codes(np.stack(list(good.values()))) if good else []
+    failed = {d: view.reason for d, view in views.items() if isinstance(view, ImageError)}
+    return Computed(list(good), codes, failed)
 
 
 def open_stores(extractor: Extractor) -> list[CodeStore]:
@@ -162,26 +182,11 @@ def open_stores(extractor: Extractor) -> list[CodeStore]:
     ]
 
 
-def write_shards(
-    stores: list[CodeStore], pending: list[tuple[list[str], list[np.ndarray]]]
-) -> None:
+def write_shards(stores: list[CodeStore], pending: list[Computed]) -> None:
     """Write what has been computed, one shard for each cut, and forget it."""
-    if pending:
-        digests = [digest for names, _ in pending for digest in names]
-        for i, store in enumerate(stores):
-            store.add(digests, np.concatenate([codes[i] for _, codes in pending]))
-        pending.clear()
-
-
-def read_view(
-    images: ImageSet, index: int, digest: str, preprocessing: Preprocessing
-) -> np.ndarray | ImageError:
-    """Read, check and render one image; an image that cannot be read is returned as its error."""
-    name = images.items[index].name
-    try:
-        data = images.read(index)
-        if hashlib.sha256(data).hexdigest() != digest:
-            raise ImageError(name, "changed while it was being used; run again")
-        return render(decode(data, name), preprocessing)
-    except ImageError as error:
-        return error
+    parts = [part for part in pending if part.digests]
+    if parts:
+        digests = [digest for part in parts for digest in part.digests]
+        for number, store in enumerate(stores):
+            store.add(digests, np.concatenate([part.codes[number] for part in parts]))
+    pending.clear()
