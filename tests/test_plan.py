@@ -1,8 +1,10 @@
 import json
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from topwork.errors import ChainError, PlanError
@@ -28,8 +30,8 @@ class Axis:
         raise ChainError(f"no cut point is named {depth!r}; did you mean 'stem'?")
 
 
-def settle(**settings: object) -> Plan:
-    return Plan("net", **settings).settle(Axis())  # type: ignore[arg-type]
+def settle(**choices: object) -> Plan:
+    return Plan("net", **choices).settle(Axis())  # type: ignore[arg-type]
 
 
 def test_defaults_keep_reuse_and_freeze_up_to_the_top() -> None:
@@ -43,8 +45,12 @@ def test_numbers_become_names() -> None:
     assert plan.settle(Axis()) == plan
 
 
+def test_codes_become_distinct_cut_points_sorted_by_depth() -> None:
+    assert settle(codes=("b", "stem", "3", "1")).codes == ("stem", "b")
+
+
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("choices", "message"),
     [
         ({"kept": "steem"}, "kept: no cut point is named 'steem'; did you mean 'stem'"),
         ({"kept": "0"}, "keeps no layer"),
@@ -54,9 +60,9 @@ def test_numbers_become_names() -> None:
         ({"reused": "a", "phases": (Phase(frozen="b"),)}, "frozen (b) lies above reused (a)"),
     ],
 )
-def test_nonsense_is_refused_with_the_way_out(settings: dict, message: str) -> None:
+def test_nonsense_is_refused_with_the_way_out(choices: dict, message: str) -> None:
     with pytest.raises(PlanError) as raised:
-        settle(**settings)
+        settle(**choices)
     assert message in str(raised.value)
 
 
@@ -109,10 +115,33 @@ def test_json_round_trip(plan: Plan) -> None:
         ({"phases": []}, "at least one phase"),
         ({"phases": [{"epohcs": 1}]}, "did you mean 'epochs'?"),
         ({"phases": [{"stop": {"patience": "x"}}]}, "patience in stop is 'x'"),
-        ({"phases": 5}, "phases is 5; give a list"),
-        ({"added": [{}]}, "incomplete hidden"),
+        ({"phases": 5}, "phases in plan is 5; it must be a list"),
+        ({"phases": ["x"]}, "item 1 of phases in plan is 'x'; it must be an object"),
+        ({"phases": [{}, None]}, "item 2 of phases in plan is None; it must be an object"),
+        ({"phases": [{"stop": False}]}, "stop in phase is False; it must be an object"),
+        ({"phases": [{"stop": {"accuracy": 95}}]}, "accuracy is 95; give a number from 0 to 1"),
+        ({"phases": [{"stop": {"patience": 0}}]}, "patience is 0; give 1 epoch or more"),
+        ({"phases": [{"epochs": -1}]}, "epochs is -1; give 0 or more"),
+        ({"phases": [{"rate": math.nan}]}, "rate is nan; give a finite number above 0"),
+        ({"phases": [{"rate": math.inf}]}, "rate is inf; give a finite number above 0"),
+        ({"phases": [{"rate": 10**400}]}, "give a finite number above 0"),
+        ({"phases": [{"rate": 0}]}, "rate is 0; give a finite number above 0"),
+        ({"phases": [{"reused_rate": -0.1}]}, "reused_rate is -0.1; give"),
+        ({"phases": [{"depth_decay": 0}]}, "depth_decay is 0; give a number above 0, up to 1"),
+        ({"phases": [{"depth_decay": 1.1}]}, "depth_decay is 1.1; give"),
+        ({"added": [{}]}, "incomplete hidden layer: width is missing"),
+        ({"added": [3]}, "item 1 of added in plan is 3; it must be an object"),
+        ({"added": [{"width": 9, "dropout": math.nan}]}, "dropout from 0 to below 1"),
+        ({"added": [{"widht": 9}]}, "unknown key 'widht' in hidden layer; did you mean 'width'?"),
+        ({"backbone": ""}, "backbone is empty"),
+        ({"codes": [3]}, "item 1 of codes in plan is 3; it must be text in quotes"),
+        ({"codes": [["layer1"]]}, "item 1 of codes in plan is ['layer1']; it must be text"),
         ({"pool": "max"}, "known are avg, token, token+avg, flatten"),
         ({"input_size": [0, 5]}, "give height and width"),
+        ({"input_size": [224]}, "input_size in plan is [224]; it must be a list of 2 or null"),
+        ({"input_size": [1, 2, 3]}, "it must be a list of 2 or null"),
+        ({"input_size": ["a", "b"]}, "item 1 of input_size in plan is 'a'; it must be a whole"),
+        ({"version": True}, "this one says True"),
     ],
 )
 def test_strict_reading(change: dict, message: str) -> None:
@@ -123,12 +152,73 @@ def test_strict_reading(change: dict, message: str) -> None:
     assert "\n" not in str(raised.value)
 
 
+def test_what_is_no_plan_is_refused() -> None:
+    with pytest.raises(PlanError, match="a plan is a JSON object, not"):
+        Plan.from_dict([])  # type: ignore[arg-type]
+    with pytest.raises(PlanError, match="incomplete plan: backbone is missing"):
+        Plan.from_dict({"version": 1})
+
+
+FULL = Plan(
+    "net",
+    kept="c",
+    codes=("a", "b"),
+    added=(Hidden(8),),
+    input_size=(32, 48),
+    phases=(Phase(), Phase(epochs=2, stop=Stop(patience=3, accuracy=0.9), rate=0.1)),
+).to_dict()
+
+
+def places(data: object, path: tuple = ()) -> Iterator[tuple]:
+    """Walk over the path of every value in plain data, the nested ones included."""
+    inside = data.items() if isinstance(data, dict) else enumerate(data)  # type: ignore[arg-type]
+    for key, value in inside:
+        yield (*path, key)
+        if isinstance(value, (dict, list)):
+            yield from places(value, (*path, key))
+
+
+numbers = st.integers(-2, 3) | st.floats(-2, 3) | st.sampled_from([math.nan, math.inf, 10**400])
+words = st.text(max_size=3) | st.sampled_from(["svm", "sgd", "width", "stop", "a\nb"])
+json_values = st.recursive(
+    st.none() | st.booleans() | numbers | words,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(words, inner, max_size=2),
+    max_leaves=5,
+)
+
+
+@settings(max_examples=400)
+@given(st.sampled_from(list(places(FULL))), json_values)
+def test_any_value_anywhere_gives_a_plan_or_a_plan_error(place: tuple, value: object) -> None:
+    data = json.loads(json.dumps(FULL))
+    parent = data
+    for key in place[:-1]:
+        parent = parent[key]
+    parent[place[-1]] = value
+    try:
+        plan = Plan.from_dict(data)
+    except PlanError as error:
+        message = str(error)
+        assert message.isprintable()
+        assert not message.endswith(": ")
+    else:
+        assert plan.describe()
+        assert Plan.from_dict(json.loads(json.dumps(plan.to_dict()))) == plan
+
+
 def test_files(tmp_path) -> None:
     plan = Plan("net", kept="a", head="svm")
     plan.save(tmp_path / "plan.json")
     assert Plan.load(tmp_path / "plan.json") == plan
     (tmp_path / "bad.json").write_text("{")
-    for name, message in (("absent.json", "cannot read plan"), ("bad.json", "is no JSON")):
+    (tmp_path / "deep.json").write_text("[" * 200_000)
+    (tmp_path / "list.json").write_text("[]")
+    for name, message in (
+        ("absent.json", "cannot read plan"),
+        ("bad.json", "is no JSON"),
+        ("deep.json", "is no JSON"),
+        ("list.json", r"list.json: a plan is a JSON object, not \[\]"),
+    ):
         with pytest.raises(PlanError, match=message):
             Plan.load(tmp_path / name)
 
@@ -149,4 +239,5 @@ def test_the_description_follows_the_plan() -> None:
     assert "up to b, drop those above" in text
     assert "up to a start from pretrained weights, the others from random" in text
     assert "up to a is frozen; the rest is trained for 3 epochs by adamw at rate 0.01" in text
-    assert replace(settled, head="svm").describe() != text
+    for head, words in (("svm", "a linear SVM"), ("ridge", "a ridge classifier")):
+        assert f"The head is {words} on" in replace(settled, head=head).describe()

@@ -12,19 +12,39 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from sys import float_info
+from types import NoneType, UnionType
+from typing import Any, Protocol, get_args, get_origin, get_type_hints
 
 from topwork.errors import ChainError, PlanError, did_you_mean
 
 VERSION = 1
-HEADS = ("softmax", "svm", "ridge", "sigmoid", "regression")
+HEADS_IN_WORDS = {
+    "softmax": "a softmax classifier",
+    "svm": "a linear SVM",
+    "ridge": "a ridge classifier",
+    "sigmoid": "a sigmoid for each label",
+    "regression": "a linear regression",
+}
+HEADS = tuple(HEADS_IN_WORDS)
 POOLS = ("avg", "token", "token+avg", "flatten")
 OPTIMIZERS = ("sgd", "adamw")
 BATCH_NORMS = ("auto", "source", "batch")
 ACTIVATIONS = ("relu", "gelu", "silu", "tanh")
 NORMS = ("none", "batch", "layer")
+
+
+def require(what: str, value: str, allowed: tuple[str, ...]) -> None:
+    """Refuse a value that is not one of those allowed.
+
+    Raises:
+        PlanError: naming the nearest and all allowed values.
+    """
+    if value not in allowed:
+        hint = did_you_mean(value, allowed)
+        raise PlanError(f"{what} is {value!r}{hint}; known are {', '.join(allowed)}")
 
 
 class Depth(Protocol):
@@ -62,6 +82,12 @@ class Stop:
     patience: int | None = None
     accuracy: float | None = None
 
+    def __post_init__(self) -> None:
+        if self.patience is not None and self.patience < 1:
+            raise PlanError(f"patience is {self.patience}; give 1 epoch or more, or null")
+        if self.accuracy is not None and not 0 <= self.accuracy <= 1:
+            raise PlanError(f"accuracy is {self.accuracy}; give a number from 0 to 1, or null")
+
 
 @dataclass(frozen=True)
 class Phase:
@@ -89,6 +115,18 @@ class Phase:
     depth_decay: float = 1.0
     batch_norm: str = "auto"
 
+    def __post_init__(self) -> None:
+        require("optimizer", self.optimizer, OPTIMIZERS)
+        require("batch_norm", self.batch_norm, BATCH_NORMS)
+        if self.epochs < 0:
+            raise PlanError(f"epochs is {self.epochs}; give 0 or more")
+        if self.rate is not None and not 0 < self.rate <= float_info.max:
+            raise PlanError(f"rate is {self.rate}; give a finite number above 0, or null")
+        if not 0 <= self.reused_rate <= float_info.max:
+            raise PlanError(f"reused_rate is {self.reused_rate}; give a finite number, 0 or more")
+        if not 0 < self.depth_decay <= 1:
+            raise PlanError(f"depth_decay is {self.depth_decay}; give a number above 0, up to 1")
+
 
 @dataclass(frozen=True)
 class Hidden:
@@ -98,6 +136,14 @@ class Hidden:
     activation: str = "relu"
     norm: str = "none"
     dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        require("activation", self.activation, ACTIVATIONS)
+        require("norm", self.norm, NORMS)
+        if self.width < 1 or not 0 <= self.dropout < 1:
+            raise PlanError(
+                f"{self} makes no layer; width is at least 1, dropout from 0 to below 1"
+            )
 
 
 @dataclass(frozen=True)
@@ -111,7 +157,8 @@ class Plan:
         backbone: the pretrained network, by name or folder.
         kept: layers above are dropped. Default: L.
         reused: layers up to here start from pretrained weights. Default: ``kept``.
-        codes: the depths that the head reads, side by side. Default: ``kept`` alone.
+        codes: the depths that the head reads, side by side; settling sorts them by depth, each
+            once. Default: ``kept`` alone.
         pool: how a code becomes a vector, one of `POOLS`. Default: as the source's own head.
         added: hidden layers between the codes and the head.
         head: one of `HEADS`.
@@ -135,6 +182,8 @@ class Plan:
     frozen_random: bool = False
 
     def __post_init__(self) -> None:
+        if not self.backbone:
+            raise PlanError("backbone is empty; give a network's name or folder")
         require("head", self.head, HEADS)
         if self.pool is not None:
             require("pool", self.pool, POOLS)
@@ -144,16 +193,6 @@ class Plan:
             raise PlanError(f"views is {self.views}; give 1 (the plain image alone) or more")
         if self.input_size is not None and min(self.input_size) < 1:
             raise PlanError(f"input_size is {self.input_size}; give height and width in pixels")
-        for layer in self.added:
-            require("activation", layer.activation, ACTIVATIONS)
-            require("norm", layer.norm, NORMS)
-            if layer.width < 1 or not 0 <= layer.dropout < 1:
-                raise PlanError(f"{layer} makes no layer; width is at least 1, dropout below 1")
-        for phase in self.phases:
-            require("optimizer", phase.optimizer, OPTIMIZERS)
-            require("batch_norm", phase.batch_norm, BATCH_NORMS)
-            if phase.epochs < 0:
-                raise PlanError(f"epochs is {phase.epochs}; give 0 or more")
 
     def settle(self, axis: Axis) -> Plan:
         """Fill in the defaults on a network's axis, and refuse what makes no sense there.
@@ -173,7 +212,9 @@ class Plan:
 
         kept = find("kept", self.kept, axis.top)
         reused = find("reused", self.reused, kept)
-        codes = [find("codes", depth, kept) for depth in self.codes or (kept.name,)]
+        named = [find("codes", depth, kept) for depth in self.codes or (kept.name,)]
+        # One cut point has several names: "layer3" is "layer3.2", and a number.
+        codes = [code for _, code in sorted({code.depth: code for code in named}.items())]
         frozen = [find("frozen", phase.frozen, kept) for phase in self.phases]
         if kept.depth == 0:
             raise PlanError("kept is the input: that keeps no layer; the lowest is depth 1")
@@ -223,20 +264,14 @@ class Plan:
         >>> Plan.from_dict(plan.to_dict()) == plan
         True
         """
-        values = dict(data)
-        version = values.pop("version", None)
-        if version != VERSION:
-            raise PlanError(f'a plan file says "version": {VERSION}, this one says {version}')
-        values["added"] = tuple(read(Hidden, part) for part in listed(values, "added", ()))
-        phases = listed(values, "phases", ({},))
-        values["phases"] = tuple(
-            read(Phase, {**part, "stop": read(Stop, part["stop"])} if part.get("stop") else part)
-            for part in phases
-        )
-        values["codes"] = tuple(listed(values, "codes", ()))
-        if values.get("input_size") is not None:
-            values["input_size"] = tuple(listed(values, "input_size", ()))
-        return read(Plan, values)
+        if not isinstance(data, Mapping):
+            raise PlanError(f"a plan is a JSON object, not {data!r}")
+        version = data.get("version")
+        if version != VERSION or isinstance(version, bool):
+            raise PlanError(f'a plan file says "version": {VERSION}, this one says {version!r}')
+        values = {key: value for key, value in data.items() if key != "version"}
+        plan: Plan = read(Plan, values, "plan")
+        return plan
 
     def save(self, path: str | Path) -> None:
         """Write the plan to a JSON file."""
@@ -253,12 +288,10 @@ class Plan:
             data = json.loads(Path(path).read_text(encoding="utf-8"))
         except OSError as error:
             raise PlanError(f"cannot read plan {path}: {error.strerror}; check the path") from error
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise PlanError(
                 f"plan {path} is no JSON ({error}); correct it, or save one with Plan.save"
             ) from error
-        if not isinstance(data, dict):
-            raise PlanError(f"plan {path} holds no JSON object")
         try:
             return Plan.from_dict(data)
         except PlanError as error:
@@ -267,10 +300,10 @@ class Plan:
     def describe(self) -> str:
         """Say in plain words what the plan does, one sentence a line.
 
-        >>> print(Plan("timm:resnet18", kept="layer3").describe())
+        >>> print(Plan("timm:resnet18", kept="layer3", pool="avg").describe())
         Keep the layers of timm:resnet18 up to layer3, drop those above.
         They start from pretrained weights.
-        The head is a softmax on the codes of layer3, pooled as the source's own head does.
+        The head is a softmax classifier on the codes of layer3, pooled by avg.
         Phase 1: everything up to layer3 is frozen; the head alone is solved for.
         """
         kept = self.kept or "L, the input of its last linear layer"
@@ -286,7 +319,8 @@ class Plan:
             )
         codes = " and ".join(self.codes) or self.kept or "L"
         pool = f"pooled by {self.pool}" if self.pool else "pooled as the source's own head does"
-        lines.append(f"The head is a {self.head} on the codes of {codes}, {pool}.")
+        head = HEADS_IN_WORDS[self.head]
+        lines.append(f"The head is {head} on the codes of {codes}, {pool}.")
         if self.added:
             widths = ", ".join(str(layer.width) for layer in self.added)
             lines.append(f"Hidden layers are added below it, of width {widths}.")
@@ -314,64 +348,69 @@ class Plan:
         return text + "."
 
 
-def require(what: str, value: str, allowed: tuple[str, ...]) -> None:
-    """Refuse a value that is not one of those allowed.
-
-    Raises:
-        PlanError: naming the nearest and all allowed values.
-    """
-    if value not in allowed:
-        hint = did_you_mean(value, allowed)
-        raise PlanError(f"{what} is {value!r}{hint}; known are {', '.join(allowed)}")
-
-
-def listed(values: dict[str, Any], key: str, default: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Take a list out of plain data."""
-    value = values.get(key, default)
-    if not isinstance(value, (list, tuple)):
-        raise PlanError(f"{key} is {value!r}; give a list")
-    return tuple(value)
-
-
-KINDS: dict[str, tuple[type, ...]] = {
-    "str": (str,),
-    "str | None": (str, type(None)),
-    "int": (int,),
-    "int | None": (int, type(None)),
-    "float": (int, float),
-    "float | None": (int, float, type(None)),
-    "bool": (bool,),
+KINDS_IN_WORDS: dict[Any, str] = {
+    str: "text in quotes",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    NoneType: "null",
 }
-"""The JSON values that fit a field, by the field's annotation."""
 
 
-def read(kind: type, data: Any) -> Any:
-    """Make a `Plan` or one of its parts from plain data, strictly.
+def in_words(kind: Any) -> str:
+    """Name the JSON values that fit an annotation."""
+    inner = get_args(kind)
+    if get_origin(kind) is UnionType:
+        return " or ".join(in_words(part) for part in inner)
+    if get_origin(kind) is tuple:
+        return "a list" if inner[-1] is ... else f"a list of {len(inner)}"
+    return KINDS_IN_WORDS.get(kind, "an object with named values")
+
+
+def read(kind: Any, value: Any, where: str) -> Any:
+    """Make a value of an annotated kind from plain data, strictly.
+
+    Args:
+        kind: `Plan`, or what a field of it or of its parts is annotated with.
+        value: what JSON holds.
+        where: what the value is called in messages.
 
     Raises:
         PlanError: for an unknown or missing key or a value of the wrong kind.
     """
-    what = kind.__name__.lower()
-    if not isinstance(data, Mapping):
-        raise PlanError(f"a {what} is written as an object with names, not {data!r}")
-    known = {f.name: str(f.type) for f in fields(kind)}
-    for key, value in data.items():
-        if key not in known:
-            raise PlanError(
-                f"unknown key {key!r} in {what}{did_you_mean(key, known)};"
-                f" known are {', '.join(known)}"
-            )
-        fitting = KINDS.get(known[key])
-        wrong_bool = isinstance(value, bool) and fitting != (bool,)
-        if fitting and (wrong_bool or not isinstance(value, fitting)):
-            allowed = known[key].replace("str", "text in quotes").replace("None", "null")
-            raise PlanError(
-                f"{key} in {what} is {value!r}; it must be {allowed.replace(' | ', ' or ')}"
-            )
-    try:
-        return kind(**data)
-    except TypeError as error:
-        raise PlanError(f"incomplete {what}: {str(error).partition(') ')[2]}") from error
+    part, *null = get_args(kind) if get_origin(kind) is UnionType else (kind,)
+    if null and value is None:
+        return None
+    inner = get_args(part)
+    if is_dataclass(part):
+        fits = isinstance(value, Mapping)
+    elif inner:
+        fits = isinstance(value, (list, tuple)) and (... in inner or len(value) == len(inner))
+    else:
+        fits = isinstance(value, (int, float) if part is float else part)
+        fits = fits and isinstance(value, bool) == (part is bool)  # to Python, true is an int
+    if not fits:
+        raise PlanError(f"{where} is {value!r}; it must be {in_words(kind)}")
+    if is_dataclass(part):
+        return read_object(part, value)
+    if inner:
+        items = enumerate(value, start=1)
+        return tuple(read(inner[0], item, f"item {n} of {where}") for n, item in items)
+    return value
+
+
+def read_object(kind: Any, data: Mapping[str, Any]) -> Any:
+    """Make a `Plan` or one of its parts from names and values, as `read` does."""
+    what = "hidden layer" if kind is Hidden else kind.__name__.lower()
+    kinds = get_type_hints(kind)
+    for key in data:
+        if key not in kinds:
+            hint = did_you_mean(key, kinds)
+            raise PlanError(f"unknown key {key!r} in {what}{hint}; known are {', '.join(kinds)}")
+    for part in fields(kind):
+        if part.name not in data and part.default is MISSING and part.default_factory is MISSING:
+            raise PlanError(f"incomplete {what}: {part.name} is missing; add it")
+    return kind(**{key: read(kinds[key], data[key], f"{key} in {what}") for key in data})
 
 
 def named_plan(
