@@ -15,6 +15,7 @@ from topwork.data.audit import audit
 from topwork.data.image_set import ImageSet
 from topwork.data.items import open_images
 from topwork.data.views import Preprocessing, render, to_tensor
+from topwork.errors import ChainError
 from topwork.network.chain import trace_chain
 from topwork.network.codes import pool_module
 from topwork.network.loading import load_backbone
@@ -260,3 +261,10 @@ def test_pooling_at_the_top_is_the_source_networks_own() -> None:
     module = pool_module(chain, chain.top, "avg")
     values = torch.randn(2, *chain.top.shape)
     assert torch.equal(module(values), small_network()[5:7](values))
+
+
+def test_a_network_that_mixes_the_images_of_a_batch_is_refused(images: ImageSet) -> None:
+    mixing = small_network()
+    mixing[1] = nn.BatchNorm2d(8, track_running_stats=False)
+    with pytest.raises(ChainError, match="mixes the images of a batch"):
+        all_of(images, extractor(mixing.eval()))

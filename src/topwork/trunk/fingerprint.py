@@ -21,6 +21,7 @@ from torch import Tensor
 
 from topwork.data.decode import DECODING
 from topwork.data.views import Preprocessing
+from topwork.errors import ChainError
 from topwork.network.cut import Trunk
 
 FORMAT = 1
@@ -113,9 +114,20 @@ def digest_of_tensors(tensors: Mapping[str, Tensor]) -> str:
 def canary(
     codes: Callable[[np.ndarray], Sequence[np.ndarray]], preprocessing: Preprocessing
 ) -> list[str]:
-    """Return the SHA-256 of the codes of two fixed inputs, one for each cut."""
+    """Return the SHA-256 of the codes of two fixed inputs, one for each cut.
+
+    Raises:
+        ChainError: if a code depends on what else is in its batch.
+    """
     height, width = preprocessing.size
     count = 2 * height * width * 3
     noise = (np.arange(count, dtype=np.uint64) * 2654435761 >> 13) & 255
     pixels = noise.astype(np.uint8).reshape(2, height, width, 3)
-    return [hashlib.sha256(code.tobytes()).hexdigest() for code in codes(pixels)]
+    found = codes(pixels)
+    for alone, together in zip(codes(pixels[:1]), found, strict=True):
+        if np.abs(alone[0] - together[0]).max() > 1e-4 * np.abs(together).max():
+            raise ChainError(
+                "the network mixes the images of a batch (a batch norm without running"
+                " statistics?), so that no image has codes of its own; choose another network"
+            )
+    return [hashlib.sha256(code.tobytes()).hexdigest() for code in found]
