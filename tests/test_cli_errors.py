@@ -327,7 +327,7 @@ ROWS = {
         nothing,
         f"{FIT} --frozen layer3",
         "phase 1 freezes only up to layer3 and trains the layers up to layer4, which is not fitted"
-        " yet; leave out --frozen, to freeze them all",
+        " yet; drop those with --kept layer3, or leave out --frozen, to freeze them all",
     ),
     # The plan.
     "unknown plan": (

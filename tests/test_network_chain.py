@@ -318,3 +318,240 @@ def test_moving_a_trunk_copies_it() -> None:
     expected = trunk(images)
     got = moved(images.contiguous(memory_format=torch.channels_last))
     assert (got - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
+class Functional(nn.Module):
+    """Two convolutions and a linear layer; ``way`` is what the tests below are about."""
+
+    def __init__(self, way: str = "") -> None:
+        super().__init__()
+        self.way = way
+        self.a, self.b = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+        self.fc = nn.Linear(4, 4)
+        self.register_buffer("steps", torch.zeros(()))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.way == "counts always" or (self.way == "counts in training" and self.training):
+            self.steps += 1
+        x = self.a(x).relu()
+        size = x.shape if self.way == "shape" else x.size()
+        x = self.b(x.flatten(1).view(size)).relu().flatten(1)
+        if self.way in ("size", "shape"):
+            x = x.view(size) * x.new_ones(size)
+        else:
+            x = x.view(size[0], 4, 32, 32)
+        h = self.fc(x.mean((2, 3)))
+        if self.way != "twice":
+            return {"scores": h} if self.way == "dict" else h
+        if h.sum() > 1e9:
+            h = h + 1
+        return self.fc(h)
+
+
+def test_a_last_layer_that_is_called_twice_is_no_head() -> None:
+    network = Functional("twice").eval()
+    for example in (IMAGE, torch.randn(2, 3, 32, 32)):
+        with pytest.raises(ChainError, match="called once"):
+            trace_chain(network, example)
+    nn.init.zeros_(network.fc.weight)  # so that the output cannot tell one call from two
+    with pytest.raises(ChainError, match="called once"):
+        trace_chain(network, IMAGE)
+
+
+class HeadIsRead(Branching):
+    """Its layers below ask the last layer for its weight."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = self.body(x).flatten(1)
+        if isinstance(self.fc, nn.Linear) and x.sum() < 1e9:
+            h = h * self.fc.weight.sum()
+        return self.fc(h)
+
+
+def test_where_the_two_parts_do_not_compose_there_is_no_chain() -> None:
+    with pytest.raises(ChainError, match=r"Chain\.of"):
+        trace_chain(HeadIsRead().eval(), IMAGE)
+
+
+@pytest.mark.parametrize("way", ["size", "shape"])
+def test_a_shape_that_is_kept_whole_is_not_the_batch_size(way: str) -> None:
+    network = Functional(way).eval()
+    chain = trace_chain(network, IMAGE)
+    assert [point.name for point in chain.cuts] == ["input", "a", "b"]
+    assert chain.note is None
+    for count in (1, 2, 5):
+        images = torch.randn(count, 3, 32, 32)
+        for point in chain.cuts:
+            trunk, top = cut(chain, point.depth)
+            assert torch.equal(top(trunk(images)), network(images)), point.name
+
+
+class OneMore(nn.Module):
+    """Reads the size of a tensor with one entry more than there are images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.fc = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.a(x).relu()
+        longer = torch.cat([x, x[:1]])
+        count = longer.size(0)
+        x = self.b(x).relu()
+        return self.fc(x / count)
+
+
+def test_another_size_is_not_the_batch_size() -> None:
+    network = OneMore().eval()
+    chain = trace_chain(network, torch.zeros(1, 4))
+    images = torch.randn(5, 4)
+    for point in chain.cuts:
+        trunk, top = cut(chain, point.depth)
+        assert torch.equal(top(trunk(images)), network(images)), point.name
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_forward_that_writes_buffers_leaves_those_of_the_caller(training: bool) -> None:
+    network = Functional("counts in training").train(training)
+    before, steps = snapshot(network), network.steps
+    chain = trace_chain(network, IMAGE)
+    assert chain.network.steps is steps is network.steps
+    assert len(chain) == 3
+    trunk, top = cut(chain, "a")
+    images = torch.randn(2, 3, 32, 32)
+    code = trunk(images)
+    assert snapshot(network) == before
+    assert torch.equal(top(code), network.eval()(images))
+
+
+class CountingLayer(nn.Linear):
+    """Writes a buffer in every mode, from inside a layer that is kept whole."""
+
+    def __init__(self) -> None:
+        super().__init__(4, 4)
+        self.register_buffer("seen", torch.zeros(()))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.seen += len(x)
+        return super().forward(x)
+
+
+def test_a_forward_that_writes_buffers_in_eval_mode_is_refused() -> None:
+    counting = nn.Sequential(CountingLayer(), nn.ReLU(), nn.Linear(4, 2)).eval()
+    untraced = Branching().eval()
+    untraced.body[1] = nn.BatchNorm2d(4).train()
+    untraced.body[1].eval = lambda: untraced.body[1]  # stays in training
+    untraced.body[1].train = lambda mode: untraced.body[1]
+    for network, example, name in (
+        (Functional("counts always"), IMAGE, "steps"),
+        (Functional("counts always").eval(), IMAGE, "steps"),
+        (counting, torch.zeros(1, 4), "0.seen"),
+    ):
+        before = snapshot(network)
+        with pytest.raises(ChainError, match=f"buffer {name} in eval mode"):
+            trace_chain(network, example)
+        assert snapshot(network) == before
+    parts = [("a", counting[0]), ("b", counting[1]), ("c", counting[2])]
+    before = snapshot(counting)
+    with pytest.raises(ChainError, match=r"buffer a\.seen in eval mode"):
+        Chain.of(parts, torch.zeros(1, 4))
+    assert snapshot(counting) == before
+
+
+class GivesTwo(nn.Module):
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return x, x
+
+
+class Complains(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        raise ValueError("wrong\nvery wrong")
+
+
+def test_parts_that_make_no_chain_are_refused_in_one_line() -> None:
+    a, b, fc = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 2)
+    tied = nn.Linear(4, 4)
+    tied.weight = a.weight
+    for parts, message in (
+        ([("a", a), ("a", fc)], "need names apart"),
+        ([("a", a), ("a.b", fc)], "need names apart"),
+        ([("", a), ("fc", fc)], "cannot be named ''"),
+        ([("a..b", a), ("fc", fc)], r"cannot be named 'a\.\.b'"),
+        ([("input", a), ("fc", fc)], "cannot be named 'input'"),
+        ([(1, a), ("fc", fc)], "cannot be named 1"),
+        ([("a", torch.relu), ("fc", fc)], "'a' is no nn.Module"),
+        ([("a", a), ("b", b), ("c", a), ("fc", fc)], "module or tensor of part 'a'"),
+        ([("a", a), ("b", tied), ("fc", fc)], "module or tensor of part 'a'"),
+        ([("a", a), ("b", GivesTwo()), ("fc", fc)], "'b': gives a tuple"),
+        ([("a", a), ("b", Complains()), ("fc", fc)], "'b': wrong$"),
+        ([("a", a), ("b", nn.Flatten(0, 1)), ("c", nn.Linear(4, 2))], "take a batch of any size"),
+    ):
+        with pytest.raises(ChainError, match=message) as raised:
+            Chain.of(parts, torch.zeros(1, 4))
+        assert "\n" not in str(raised.value)
+    with pytest.raises(ChainError, match="give a batch such as"):
+        Chain.of([("a", a), ("fc", fc)], torch.zeros(4))
+
+
+class TwoInputs(Branching):
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return super().forward(x + y)
+
+
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        (Functional("dict"), "returns a dict, not one tensor; wrap it"),
+        (nn.Sequential(nn.Linear(32, 2), GivesTwo()), "returns a tuple, not one tensor; wrap it"),
+        (TwoInputs(), r"does not run on a batch .*'y'.*; wrap it"),
+        (Complains(), r"does not run on a batch of shape \(1, 3, 32, 32\) \(wrong\); wrap it"),
+        (nn.Sequential(nn.Linear(5, 2)), r"does not run on a batch .*; wrap it"),
+    ],
+)
+def test_a_network_of_another_kind_is_told_to_be_wrapped(network: nn.Module, message: str) -> None:
+    with pytest.raises(ChainError, match=message) as raised:
+        trace_chain(network, IMAGE)
+    assert "\n" not in str(raised.value)
+
+
+class OverwritesItsInput(Branching):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x.sub_(1))
+
+
+def test_an_untraced_network_that_overwrites_its_input_leaves_the_images_alone() -> None:
+    network, images = OverwritesItsInput().eval(), torch.randn(2, 3, 32, 32)
+    kept = images.clone()
+    chain = trace_chain(network, images)
+    assert len(chain) == 2
+    for point in chain.cuts:
+        trunk, top = cut(chain, point.depth)
+        scores = top(trunk(images))
+        assert torch.equal(images, kept)
+        assert torch.equal(scores, network(images.clone()))
+        names = set(trunk.state()) | set(top.state_dict())
+        assert names == set(network.state_dict())
+
+
+def test_forward_hooks_stay_with_the_caller() -> None:
+    network, images = build("timm:resnet18")
+    called = []
+    network.layer1[0].register_forward_hook(lambda *_: called.append("plain"))
+    network.layer1[0].register_forward_hook(lambda *_, **__: called.append("k"), with_kwargs=True)
+    network.register_forward_hook(lambda *_: called.append("always"), always_call=True)
+    chain = trace_chain(network, images)
+    trunk, top = cut(chain, "layer3")
+    top(trunk(images))
+    assert called == []
+    network(images)
+    assert called == ["plain", "k", "always"]
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
+def test_weight_norm_of_the_old_style_works_through_its_hook() -> None:
+    normed = nn.utils.weight_norm(nn.Linear(4, 4))
+    network = nn.Sequential(normed, nn.ReLU(), nn.Linear(4, 2)).eval()
+    images = torch.randn(3, 4)
+    chain = trace_chain(network, images)
+    trunk, top = cut(chain, "1")
+    assert torch.equal(top(trunk(images)), network(images))

@@ -18,10 +18,11 @@ from torch import Tensor, fx, nn
 from topwork.errors import ChainError, did_you_mean
 from topwork.network.costs import measure_costs
 from topwork.network.layout import Layout, layout_of, positions
-from topwork.network.sharing import share_copy
+from topwork.network.sharing import share_copy, spare_buffers
 from topwork.network.trace import (
     Traced,
     TraceFailure,
+    first_line,
     holds_classifier,
     is_block,
     normalize,
@@ -31,6 +32,7 @@ from topwork.network.units import find_cuts, role_of
 
 INPUT = "input"
 BODY = "body"
+WRAP = "wrap it in a module that takes one batch and returns the scores"
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,8 @@ class Chain:
             example: input, [N, C, H, W].
 
         Raises:
-            ChainError: if the parts do not fit together, or fewer than two are given.
+            ChainError: if the parts do not fit together, or fewer than two are given; if a name
+                or a module, or a tensor of a module, is given twice.
 
         >>> net = nn.Sequential(nn.Flatten(), nn.Linear(12, 5), nn.ReLU(), nn.Linear(5, 2))
         >>> body = nn.Sequential(net[0], net[1], net[2])
@@ -108,21 +111,18 @@ class Chain:
         >>> [cut.name for cut in chain.cuts], chain.head
         (['input', 'body'], 'head')
         """
-        if len(parts) < 2:
-            raise ChainError("a chain needs at least two parts: layers, then the classifier")
+        check_batch(example)
+        check_parts(parts)
         root, graph = nn.Module(), fx.Graph()
         value = graph.placeholder("x")
         for name, module in parts:
             put(root, name, share_copy(module))
             value = graph.call_module(name, (value,))
         graph.output(value)
-        try:
-            traced = normalize(root.eval(), graph, example)
-        except (RuntimeError, TypeError, TraceFailure) as error:
-            first_line = str(error).partition("\n")[0]
-            raise ChainError(
-                f"the parts given to Chain.of do not run one after another: {first_line}"
-            ) from error
+        with spare_buffers(root.eval()) as written:
+            run_parts(root, [name for name, _ in parts], example)
+            traced = normalize_or_refuse(root, graph, example)
+        refuse_written(written)
         calls = [node for node in traced.graph.nodes if node.op == "call_module"]
         ends = [(node, str(node.target)) for node in calls[:-1]]
         is_linear = isinstance(parts[-1][1], nn.Linear)
@@ -198,16 +198,14 @@ def trace_chain(network: nn.Module, example: Tensor) -> Chain:
         ``note`` names the line that stopped it.
 
     Raises:
-        ChainError: if even L cannot be found.
+        ChainError: if even L cannot be found; if the network does not run, does not return one
+            tensor, or changes its buffers in eval mode, as no cut of it could be trusted.
 
     >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16, 2))
     >>> [(cut.name, cut.shape) for cut in trace_chain(net, torch.zeros(1, 3, 4, 4)).cuts]
     [('input', (3, 4, 4)), ('1', (4, 2, 2))]
     """
-    if example.dim() < 2:
-        raise ChainError(
-            f"the example has shape {tuple(example.shape)}; give a batch such as [1, 3, 224, 224]"
-        )
+    check_batch(example)
     try:
         traced = trace(network, example)
         if compound := compound_head(traced):
@@ -226,18 +224,22 @@ def ends_only(network: nn.Module, example: Tensor, reason: str) -> Chain:
     The last linear layer is found by running; without it, what remains gives L.
     """
     network = share_copy(network).eval()
-    head, result, output = run_last_linear(network, example)
-    if head is None or not torch.equal(result, output):
-        raise ChainError(
-            f"the network cannot be traced ({reason}) and does not end in a linear layer;"
-            " name its parts with topwork.Chain.of([(name, module), ...], example)"
-        )
-    # A graph of two calls, below and above, to measure by; the names in it are not the network's.
-    root, graph = nn.Module(), fx.Graph()
-    root.body, root.head = without_head(network, head), network.get_submodule(head)
-    code = graph.call_module(BODY, (graph.placeholder("x"),))
-    graph.output(graph.call_module("head", (code,)))
-    measured = make_chain(normalize(root, graph, example), [(code, BODY)], head)
+    with spare_buffers(network) as written:
+        head, output = run_last_linear(network, example)
+        # A graph of two calls, below and above, to measure by; its names are not the network's.
+        root, graph = nn.Module(), fx.Graph()
+        code = graph.call_module(BODY, (graph.placeholder("x"),))
+        graph.output(graph.call_module("head", (code,)))
+        if head is not None:
+            root.body, root.head = without_head(network, head), network.get_submodule(head)
+        if head is None or not gives(root.eval(), graph, example, output):
+            raise ChainError(
+                f"the network cannot be traced ({reason}) and does not end in a linear layer"
+                " that is called once;"
+                " name its parts with topwork.Chain.of([(name, module), ...], example)"
+            )
+        measured = make_chain(normalize_or_refuse(root, graph, example), [(code, BODY)], head)
+    refuse_written(written)
     note = f"only depths 0 and L: {reason}"
     return replace(measured, network=network, graph=None, nodes=(), note=note)
 
@@ -249,8 +251,24 @@ def without_head(network: nn.Module, head: str) -> nn.Module:
     return body
 
 
-def run_last_linear(network: nn.Module, example: Tensor) -> tuple[str | None, Tensor, Tensor]:
-    """Run a network; return the path and output of the last linear layer, and its own output."""
+def gives(root: nn.Module, graph: fx.Graph, example: Tensor, expected: Tensor) -> bool:
+    """Say whether a graph runs on an example and gives just the tensor that is expected."""
+    try:
+        with torch.no_grad():
+            found = fx.Interpreter(root, graph=graph).run(example.clone())
+    except Exception:  # whatever user code raises when its last layer is not there
+        return False
+    return isinstance(found, Tensor) and torch.equal(found, expected)
+
+
+def run_last_linear(network: nn.Module, example: Tensor) -> tuple[str | None, Tensor]:
+    """Run a network; return its output, and the path of the linear layer that it comes from.
+
+    The path is None if the output is not that of the last linear layer, called just once.
+
+    Raises:
+        ChainError: if the network does not run, or its output is not one tensor.
+    """
     last: list[tuple[str, Tensor]] = []
 
     def note(path: str) -> Any:
@@ -263,11 +281,93 @@ def run_last_linear(network: nn.Module, example: Tensor) -> tuple[str | None, Te
     ]
     try:
         with torch.no_grad():
-            output = network(example)
+            output = network(example.clone())
+    except Exception as error:  # whatever user code raises
+        raise ChainError(
+            f"the network does not run on a batch of shape {tuple(example.shape)}"
+            f" ({first_line(error)}); {WRAP}"
+        ) from error
     finally:
         for hook in hooks:
             hook.remove()
-    return (*last[-1], output) if last else (None, output, output)
+    if not isinstance(output, Tensor):
+        raise ChainError(f"the network returns a {type(output).__name__}, not one tensor; {WRAP}")
+    path, result = last[-1] if last else (None, output)
+    once = [name for name, _ in last].count(str(path)) == 1
+    return path if once and torch.equal(result, output) else None, output
+
+
+def check_batch(example: Tensor) -> None:
+    """Raise unless the example is a batch of one or more."""
+    if example.dim() < 2 or len(example) == 0:
+        raise ChainError(
+            f"the example has shape {tuple(example.shape)}; give a batch such as [1, 3, 224, 224]"
+        )
+
+
+def check_parts(parts: Sequence[tuple[str, nn.Module]]) -> None:
+    """Raise unless each part of a chain has a name of its own and tensors of its own."""
+    if len(parts) < 2:
+        raise ChainError("a chain needs at least two parts: layers, then the classifier")
+    names: list[str] = []
+    owners: dict[int, str] = {}
+    for name, module in parts:
+        if not isinstance(name, str) or not all(name.split(".")) or name == INPUT:
+            raise ChainError(f"a part cannot be named {name!r}; give a path such as 'layer1.0'")
+        if not isinstance(module, nn.Module):
+            raise ChainError(f"part {name!r} is no nn.Module but a {type(module).__name__}")
+        for other in names:
+            if name == other or name.startswith(other + ".") or other.startswith(name + "."):
+                raise ChainError(f"part {name!r} and part {other!r} need names apart; rename one")
+        for item in {id(item) for item in (*module.modules(), *tensors_of(module))}:
+            if item in owners:
+                raise ChainError(
+                    f"part {name!r} has a module or tensor of part {owners[item]!r} in it:"
+                    " a cut between them would divide it; make them one part"
+                )
+            owners[item] = name
+        names.append(name)
+
+
+def tensors_of(module: nn.Module) -> list[Tensor]:
+    """Return the parameters and buffers of a module."""
+    return [*module.parameters(), *module.buffers()]
+
+
+def run_parts(root: nn.Module, names: Sequence[str], example: Tensor) -> None:
+    """Run parts one after another; raise ChainError if one does not take what comes, or give."""
+    value: Any = example[:1].clone()
+    for name in names:
+        try:
+            with torch.no_grad():
+                value = root.get_submodule(name)(value)
+            problem = None if isinstance(value, Tensor) else f"gives a {type(value).__name__}"
+        except Exception as error:  # whatever user code raises
+            problem = first_line(error)
+        if problem:
+            raise ChainError(
+                f"the parts given to Chain.of do not run one after another: {name!r}: {problem}"
+            )
+
+
+def normalize_or_refuse(root: nn.Module, graph: fx.Graph, example: Tensor) -> Traced:
+    """Normalize a graph that runs on one batch; raise ChainError if it does not on others."""
+    try:
+        return normalize(root, graph, example)
+    except Exception as error:  # whatever user code raises
+        raise ChainError(
+            f"the network does not run on two and on three images ({first_line(error)});"
+            " make its forward take a batch of any size"
+        ) from error
+
+
+def refuse_written(written: Sequence[str]) -> None:
+    """Raise if buffers were written in eval mode: a trunk would change the network it is of."""
+    if written:
+        raise ChainError(
+            f"the network changes its buffer {written[0]} in eval mode;"
+            " make its forward do that only `if self.training`"
+        )
 
 
 def put(root: nn.Module, path: str, module: nn.Module) -> None:
@@ -280,12 +380,13 @@ def put(root: nn.Module, path: str, module: nn.Module) -> None:
     setattr(root, name, module)
 
 
-def make_chain(
-    traced: Traced, ends: list[tuple[fx.Node, str]], head: str | None, note: str | None = None
-) -> Chain:
+def make_chain(traced: Traced, ends: list[tuple[fx.Node, str]], head: str | None) -> Chain:
     """Build the chain from the nodes that cross, input excluded, L last."""
     nodes = (next(iter(traced.graph.nodes)), *(node for node, _ in ends))
     names = (INPUT, *(name for _, name in ends))
+    for node, name in zip(nodes, names, strict=True):
+        if node not in traced.values:
+            raise ChainError(f"{name!r} gives no tensor with one entry for each image in front")
     shapes = [traced.values[node] for node in nodes]
     layouts = [layout_of(shape, traced.network) for shape in shapes]
     costs = measure_costs(traced, nodes)
@@ -308,7 +409,7 @@ def make_chain(
         for depth, name in enumerate(names)
     )
     copied = frozenset(depth for depth, node in enumerate(nodes) if node in traced.altered)
-    return Chain(traced.network, traced.graph, cuts, nodes, copied, head, note)
+    return Chain(traced.network, traced.graph, cuts, nodes, copied, head)
 
 
 def below_head(

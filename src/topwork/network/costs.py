@@ -61,7 +61,7 @@ def measure_costs(traced: Traced, nodes: tuple[fx.Node, ...]) -> list[Costs]:
     """
     try:
         return run_meter(traced, nodes, without_data(traced.network), "meta")
-    except (RuntimeError, NotImplementedError, TypeError):  # an operation that needs the data
+    except Exception:  # an operation that needs the data, or anything it leads to
         return run_meter(traced, nodes, traced.network, "cpu")
 
 

@@ -125,10 +125,12 @@ def segment(chain: Chain, below: CutPoint, above: CutPoint | None) -> nn.Module:
 
 def untraced_segment(chain: Chain, below: CutPoint, above: CutPoint | None) -> nn.Module:
     """Return the layers between two of the three places of a network that cannot be traced."""
-    if below.depth == 0 and above is not None and above.depth == 1:
-        return without_head(chain.network, str(chain.head))
-    if below.depth == 0 and above is None:
-        return share_copy(chain.network)
+    if below.depth == 0 and (above is None or above.depth == 1):
+        head = str(chain.head)
+        layers = without_head(chain.network, head) if above else share_copy(chain.network)
+        if 0 in chain.copied:
+            layers.register_forward_pre_hook(clone_input, prepend=True)
+        return layers
     root, graph = nn.Module(), fx.Graph()
     value = graph.placeholder("x")
     if below.depth == 1 and above is None:
@@ -136,6 +138,11 @@ def untraced_segment(chain: Chain, below: CutPoint, above: CutPoint | None) -> n
         value = graph.call_module(str(chain.head), (value,))
     graph.output(value)
     return fx.GraphModule(root, graph)
+
+
+def clone_input(module: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
+    """Give a module a copy of its input: a forward pre-hook, which leaves all names alone."""
+    return (inputs[0].clone(),)
 
 
 def codes_segment(chain: Chain) -> nn.Module | None:

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from topwork.network.sharing import share_copy, without_data
+from topwork.network.sharing import share_copy, spare_buffers, without_data
 
 DROPOUTS = {
     F.dropout,
@@ -216,17 +216,29 @@ def trace(network: nn.Module, example: Tensor, opened: str | None = None) -> Tra
         TraceFailure: if ``forward`` cannot be recorded; the text names the line.
     """
     network = share_copy(network)
-    in_training = record(network.train(), opened)
-    graph = record(network.eval(), opened)
-    if calls_of(graph) != calls_of(in_training):
-        raise TraceFailure("forward takes another way in training than in evaluation")
-    traced = normalize(network, graph, example)
-    with torch.no_grad():
-        recorded = fx.Interpreter(network, graph=graph).run(example[:1])
-        expected = network(example[:1])
-    if not isinstance(expected, Tensor) or not torch.equal(recorded, expected):
-        raise TraceFailure("the recorded graph does not give the network's output")
+    with spare_buffers(network):  # recording runs what forward does to buffers
+        in_training = record(network.train(), opened)
+    with spare_buffers(network) as written:
+        graph = record(network.eval(), opened)
+        if calls_of(graph) != calls_of(in_training):
+            raise TraceFailure("forward takes another way in training than in evaluation")
+        try:
+            traced = normalize(network, graph, example)
+            with torch.no_grad():
+                recorded = fx.Interpreter(network, graph=graph).run(example[:1].clone())
+                expected = network(example[:1].clone())
+        except Exception as error:  # whatever user code raises
+            raise TraceFailure(f"{line_of(error)} ({first_line(error)})") from error
+        if not isinstance(expected, Tensor) or not torch.equal(recorded, expected):
+            raise TraceFailure("the recorded graph does not give the network's output")
+    if written:
+        raise TraceFailure(f"forward changes the buffer {written[0]} in eval mode")
     return traced
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's text, or its class if it has none."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 def calls_of(graph: fx.Graph) -> list[tuple[str, str, str]]:
@@ -241,7 +253,7 @@ def normalize(network: nn.Module, graph: fx.Graph, example: Tensor) -> Traced:
     """
     try:
         runs = observe(without_data(network), graph, example.to("meta"))
-    except (RuntimeError, NotImplementedError, TypeError):  # an operation that needs the data
+    except Exception:  # an operation that needs the data, or anything it leads to
         runs = observe(network, graph, example)
     at_two, at_three = runs
     values = {
@@ -277,24 +289,39 @@ def fix_integers(graph: fx.Graph, at_two: dict[fx.Node, Any], at_three: dict[fx.
         if node is batch or is_mode or node not in at_two or not is_integers(at_two[node]):
             continue
         two, three = at_two[node], at_three[node]
-        if two == three:
-            literal = tuple(two) if isinstance(two, tuple) else two
-            replace_by_literal(node, literal)
-        elif isinstance(two, int) and 3 * two == 2 * three:
-            with graph.inserting_after(batch):
-                factor = two // 2
-                new = batch if factor == 1 else graph.call_function(operator.mul, (batch, factor))
-            node.replace_all_uses_with(new)
+        if isinstance(two, int):
+            if is_known(two, three):
+                replace_by_literal(node, in_terms_of(batch, two, three))
+        elif len(two) == len(three) and all(map(is_known, two, three)):
+            pairs = zip(two, three, strict=True)
+            replace_by_literal(node, tuple(in_terms_of(batch, *pair) for pair in pairs))
     for node in reversed(list(graph.nodes)):
         dead = not node.users and not isinstance(at_two.get(node, 0), Tensor)
         if dead and node.op not in ("placeholder", "output"):
             graph.erase_node(node)
 
 
+def is_known(two: int, three: int) -> bool:
+    """Say whether an integer, seen with two and three images, is constant or a multiple of them."""
+    return two == three or 3 * two == 2 * three
+
+
+def in_terms_of(batch: fx.Node, two: int, three: int) -> int | fx.Node:
+    """Return a known integer as a literal, or as the batch size times a factor."""
+    if two == three or two == 2:
+        return two if two == three else batch
+    with batch.graph.inserting_after(batch):
+        return batch.graph.call_function(operator.mul, (batch, two // 2))
+
+
 def is_batch_size(node: fx.Node) -> bool:
-    """Say whether a node of a normalized graph is the batch size or a multiple of it."""
-    if node.op == "call_method" and node.target == "size":
-        return True
+    """Say whether a node of a normalized graph is the batch size or made of nothing else.
+
+    The batch size itself is the one call that `fix_integers` inserts; other sizes that may be
+    left belong to the tensor that they are read from.
+    """
+    if node.op == "call_method" and node.target == "size" and node.args[1:] == (0,):
+        return isinstance(node.args[0], fx.Node) and node.args[0].op == "placeholder"
     return bool(node.all_input_nodes) and all(is_batch_size(n) for n in node.all_input_nodes)
 
 
@@ -306,7 +333,7 @@ def is_integers(value: Any) -> bool:
 
 
 def replace_by_literal(node: fx.Node, literal: Any) -> None:
-    """Write a constant wherever a node's value is read."""
+    """Write a constant, or what stands for it, wherever a node's value is read."""
     for user in list(node.users):
         user.args = fx.map_arg(user.args, lambda n: literal if n is node else n)
         user.kwargs = fx.map_arg(user.kwargs, lambda n: literal if n is node else n)
