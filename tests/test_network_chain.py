@@ -438,10 +438,6 @@ class CountingLayer(nn.Linear):
 
 def test_a_forward_that_writes_buffers_in_eval_mode_is_refused() -> None:
     counting = nn.Sequential(CountingLayer(), nn.ReLU(), nn.Linear(4, 2)).eval()
-    untraced = Branching().eval()
-    untraced.body[1] = nn.BatchNorm2d(4).train()
-    untraced.body[1].eval = lambda: untraced.body[1]  # stays in training
-    untraced.body[1].train = lambda mode: untraced.body[1]
     for network, example, name in (
         (Functional("counts always"), IMAGE, "steps"),
         (Functional("counts always").eval(), IMAGE, "steps"),
@@ -485,6 +481,7 @@ def test_parts_that_make_no_chain_are_refused_in_one_line() -> None:
         ([("a", a), ("b", GivesTwo()), ("fc", fc)], "'b': gives a tuple"),
         ([("a", a), ("b", Complains()), ("fc", fc)], "'b': wrong$"),
         ([("a", a), ("b", nn.Flatten(0, 1)), ("c", nn.Linear(4, 2))], "take a batch of any size"),
+        ([("b", nn.Flatten(0)), ("c", nn.Unflatten(0, (-1, 4)))], "'b' gives no tensor"),
     ):
         with pytest.raises(ChainError, match=message) as raised:
             Chain.of(parts, torch.zeros(1, 4))
