@@ -26,7 +26,7 @@ from places import options, require
 from topwork.data.decode import decode
 from topwork.data.image_set import ImageSet
 from topwork.data.items import open_images
-from topwork.data.loading import load_ahead
+from topwork.data.loading import map_ahead
 from topwork.data.views import Preprocessing, render, to_tensor
 from topwork.learn.probe import probe
 from topwork.network.chain import Chain
@@ -117,10 +117,13 @@ def render_all(images: ImageSet, preprocessing: Preprocessing) -> Views:
     def view(index: int) -> np.ndarray:
         return render(decode(images.read(index), images.items[index].name), preprocessing)
 
+    def views(batch: list[int]) -> np.ndarray:
+        return np.stack([view(index) for index in batch])
+
     # The reference's reader takes no GIF; the one among the ants says "image not found".
     used = [i for i, item in enumerate(images.items) if not item.name.endswith(".gif")]
     batches = [used[i : i + BATCH] for i in range(0, len(used), BATCH)]
-    pixels = [np.stack(found) for _, found in load_ahead(batches, view)]
+    pixels = [found for _, found in map_ahead(batches, views)]
     labels = [images.classes.index(images.items[index].labels[0]) for index in used]
     training = [images.items[index].split == "train" for index in used]
     return Views(np.concatenate(pixels), np.array(labels), np.array(training))
