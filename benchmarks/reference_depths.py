@@ -34,7 +34,7 @@ from topwork.network.codes import Pool
 from topwork.network.cut import Trunk
 from topwork.network.loading import build_chain, load_backbone
 from topwork.network.zoo import Backbone, find_backbone
-from topwork.plan import named_plan
+from topwork.named_plans import named_plan
 
 MOBILENET, VIT = "mobilenetv2_100", "vit_tiny_patch16_224"
 BLOCKS = tuple(f"blocks.{number}" for number in range(12))

@@ -17,7 +17,8 @@ from topwork.network.loading import Loaded, load_backbone
 from topwork.network.model import Model, code_width
 from topwork.network.predictor import load
 from topwork.network.zoo import find_backbone
-from topwork.plan import Phase, Plan
+from topwork.phase import Phase
+from topwork.plan import Plan
 
 LABELS = ("ants", "bees", "wasps")
 

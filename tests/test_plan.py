@@ -8,7 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from topwork.errors import ChainError, PlanError
-from topwork.plan import HEADS, POOLS, Hidden, Phase, Plan, Stop, named_plan
+from topwork.named_plans import named_plan
+from topwork.phase import Phase, Stop
+from topwork.plan import HEADS, POOLS, Augment, Hidden, Plan
 
 
 @dataclass(frozen=True)
@@ -74,10 +76,12 @@ def test_the_control_with_frozen_random_layers_must_be_asked_for_by_name() -> No
 
 
 depths = st.sampled_from([None, "stem", "a", "b", "c"])
-phases = st.builds(
+phases = st.builds(Phase, frozen=depths) | st.builds(
     Phase,
     frozen=depths,
-    epochs=st.integers(0, 50),
+    epochs=st.integers(1, 50),
+    gradual=st.booleans(),
+    clip=st.none() | st.floats(0.1, 10),
     stop=st.none() | st.builds(Stop, patience=st.none() | st.integers(1, 9)),
     optimizer=st.sampled_from(["sgd", "adamw"]),
     rate=st.none() | st.floats(1e-6, 1),
@@ -92,7 +96,9 @@ plans = st.builds(
     added=st.lists(st.builds(Hidden, width=st.integers(1, 99)), max_size=2).map(tuple),
     head=st.sampled_from(HEADS),
     input_size=st.none() | st.tuples(st.integers(1, 999), st.integers(1, 999)),
+    channels=st.none() | st.integers(1, 13),
     views=st.integers(1, 16),
+    augment=st.builds(Augment, least_area=st.floats(0.1, 1), flip=st.booleans()),
     phases=st.lists(phases, min_size=1, max_size=3).map(tuple),
 )
 

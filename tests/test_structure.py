@@ -12,7 +12,10 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "topwork"
 LAYERS = [
     "errors",
+    "plain",
+    "phase",
     "plan",
+    "named_plans",
     "data",
     "network",
     "trunk",
@@ -70,6 +73,7 @@ def test_imports_make_no_circle() -> None:
 def test_public_names() -> None:
     assert topwork.__all__ == sorted(topwork.__all__)
     assert topwork.__all__ == [
+        "Augment",
         "Chain",
         "Hidden",
         "Phase",

@@ -15,14 +15,16 @@ if TYPE_CHECKING:
     from topwork.network.chain import Chain, trace_chain
     from topwork.network.cut import cut
     from topwork.network.predictor import load
-    from topwork.plan import Hidden, Phase, Plan, Stop
+    from topwork.phase import Phase, Stop
+    from topwork.plan import Augment, Hidden, Plan
 
 _HOME = {
+    "Augment": "plan",
     "Chain": "network.chain",
     "Hidden": "plan",
-    "Phase": "plan",
+    "Phase": "phase",
     "Plan": "plan",
-    "Stop": "plan",
+    "Stop": "phase",
     "TopworkError": "errors",
     "cut": "network.cut",
     "evaluate_model": "api",
@@ -35,6 +37,7 @@ _HOME = {
 }
 
 __all__ = [
+    "Augment",
     "Chain",
     "Hidden",
     "Phase",

@@ -24,13 +24,14 @@ from topwork.learn.fit import (
     require_all_frozen,
     require_fittable,
 )
+from topwork.named_plans import named_plan
 from topwork.network.codes import source_pool
 from topwork.network.device import choose_device
 from topwork.network.folder import save_model
 from topwork.network.loading import build_chain, load_backbone
 from topwork.network.predictor import Predictor, load
 from topwork.network.zoo import Backbone, find_backbone
-from topwork.plan import Plan, named_plan
+from topwork.plan import Plan
 from topwork.report.record import (
     RECORD,
     Clock,

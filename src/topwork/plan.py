@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from sys import float_info
-from types import NoneType, UnionType
-from typing import Any, Protocol, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Protocol
 
-from topwork.errors import ChainError, PlanError, did_you_mean
+from topwork.errors import ChainError, PlanError
+from topwork.phase import Phase, require
+from topwork.plain import read
 
 VERSION = 1
 HEADS_IN_WORDS = {
@@ -30,21 +30,8 @@ HEADS_IN_WORDS = {
 }
 HEADS = tuple(HEADS_IN_WORDS)
 POOLS = ("avg", "token", "token+avg", "flatten")
-OPTIMIZERS = ("sgd", "adamw")
-BATCH_NORMS = ("auto", "source", "batch")
 ACTIVATIONS = ("relu", "gelu", "silu", "tanh")
 NORMS = ("none", "batch", "layer")
-
-
-def require(what: str, value: str, allowed: tuple[str, ...]) -> None:
-    """Refuse a value that is not one of those allowed.
-
-    Raises:
-        PlanError: naming the nearest and all allowed values.
-    """
-    if value not in allowed:
-        hint = did_you_mean(value, allowed)
-        raise PlanError(f"{what} is {value!r}{hint}; known are {', '.join(allowed)}")
 
 
 class Depth(Protocol):
@@ -71,66 +58,10 @@ class Axis(Protocol):
 
 
 @dataclass(frozen=True)
-class Stop:
-    """When a phase ends before its last epoch.
-
-    Attributes:
-        patience: epochs without a better validation score; None for no such rule.
-        accuracy: a validation accuracy, 0 to 1, that is enough; None for no such rule.
-    """
-
-    patience: int | None = None
-    accuracy: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.patience is not None and self.patience < 1:
-            raise PlanError(f"patience is {self.patience}; give 1 epoch or more, or null")
-        if self.accuracy is not None and not 0 <= self.accuracy <= 1:
-            raise PlanError(f"accuracy is {self.accuracy}; give a number from 0 to 1, or null")
-
-
-@dataclass(frozen=True)
-class Phase:
-    """One stretch of training with a fixed frozen depth.
-
-    Attributes:
-        frozen: the depth up to which nothing is trained; None stands for the plan's ``kept``.
-        epochs: passes over the training images. 0 means that only the head is trained, solved
-            to its optimum on the cached codes.
-        stop: when to end earlier.
-        optimizer: one of `OPTIMIZERS`.
-        rate: learning rate of new layers; None lets a range test find it.
-        reused_rate: learning rate of reused layers, as a fraction of ``rate``.
-        depth_decay: factor on the rate for each cut point further down.
-        batch_norm: whether reused batch norms keep the source's statistics ("source"), learn
-            the target's ("batch"), or what the amount of data allows ("auto").
-    """
-
-    frozen: str | None = None
-    epochs: int = 0
-    stop: Stop | None = None
-    optimizer: str = "adamw"
-    rate: float | None = None
-    reused_rate: float = 0.1
-    depth_decay: float = 1.0
-    batch_norm: str = "auto"
-
-    def __post_init__(self) -> None:
-        require("optimizer", self.optimizer, OPTIMIZERS)
-        require("batch_norm", self.batch_norm, BATCH_NORMS)
-        if self.epochs < 0:
-            raise PlanError(f"epochs is {self.epochs}; give 0 or more")
-        if self.rate is not None and not 0 < self.rate <= float_info.max:
-            raise PlanError(f"rate is {self.rate}; give a finite number above 0, or null")
-        if not 0 <= self.reused_rate <= float_info.max:
-            raise PlanError(f"reused_rate is {self.reused_rate}; give a finite number, 0 or more")
-        if not 0 < self.depth_decay <= 1:
-            raise PlanError(f"depth_decay is {self.depth_decay}; give a number above 0, up to 1")
-
-
-@dataclass(frozen=True)
 class Hidden:
     """One added hidden layer: linear, norm, activation, dropout."""
+
+    IN_WORDS: ClassVar[str] = "hidden layer"
 
     width: int
     activation: str = "relu"
@@ -144,6 +75,23 @@ class Hidden:
             raise PlanError(
                 f"{self} makes no layer; width is at least 1, dropout from 0 to below 1"
             )
+
+
+@dataclass(frozen=True)
+class Augment:
+    """How the views of a training image differ from the plain one.
+
+    Attributes:
+        least_area: share of the image that a view shows, drawn between this and 1.
+        flip: mirror every other view, left to right.
+    """
+
+    least_area: float = 0.5
+    flip: bool = True
+
+    def __post_init__(self) -> None:
+        if not 0 < self.least_area <= 1:
+            raise PlanError(f"least_area is {self.least_area}; give a share above 0, up to 1")
 
 
 @dataclass(frozen=True)
@@ -163,7 +111,11 @@ class Plan:
         added: hidden layers between the codes and the head.
         head: one of `HEADS`.
         input_size: height and width in pixels. Default: the backbone's own.
-        views: renderings of each training image; 1 is the plain one alone.
+        channels: of the images that the network takes: 1 for grey, 4 and more for further bands.
+            Default: the backbone's own, 3.
+        views: renderings of each training image, taken in turn from epoch to epoch; 1 is the
+            plain one alone.
+        augment: how the views after the first are drawn.
         phases: what is trained, in order.
         frozen_random: allow layers to be frozen that are not reused: the control experiment in
             which the features are random.
@@ -177,7 +129,9 @@ class Plan:
     added: tuple[Hidden, ...] = ()
     head: str = "softmax"
     input_size: tuple[int, int] | None = None
+    channels: int | None = None
     views: int = 1
+    augment: Augment = field(default=Augment())
     phases: tuple[Phase, ...] = field(default=(Phase(),))
     frozen_random: bool = False
 
@@ -191,6 +145,8 @@ class Plan:
             raise PlanError("a plan needs at least one phase; give phases=[{}] to train the head")
         if self.views < 1:
             raise PlanError(f"views is {self.views}; give 1 (the plain image alone) or more")
+        if self.channels is not None and self.channels < 1:
+            raise PlanError(f"channels is {self.channels}; give 1 (grey) or more, or null")
         if self.input_size is not None and min(self.input_size) < 1:
             raise PlanError(f"input_size is {self.input_size}; give height and width in pixels")
 
@@ -328,137 +284,7 @@ class Plan:
             lines.append(f"Images are seen at {self.input_size[0]}x{self.input_size[1]} pixels.")
         if self.views > 1:
             lines.append(f"Each training image is seen in {self.views} views.")
-        lines += [self.describe_phase(number) for number in range(1, len(self.phases) + 1)]
+        if self.channels:
+            lines.append(f"Images have {self.channels} channels.")
+        lines += [phase.describe(n, self.kept or "L") for n, phase in enumerate(self.phases, 1)]
         return "\n".join(lines)
-
-    def describe_phase(self, number: int) -> str:
-        """Say in words what one phase does; phases are counted from 1."""
-        phase = self.phases[number - 1]
-        frozen = phase.frozen or self.kept or "L"
-        if frozen in ("0", "input"):
-            text = f"Phase {number}: nothing is frozen"
-        else:
-            text = f"Phase {number}: everything up to {frozen} is frozen"
-        if phase.epochs == 0:
-            return f"{text}; the head alone is solved for."
-        rate = "a rate found by a range test" if phase.rate is None else f"rate {phase.rate:g}"
-        text += f"; the rest is trained for {phase.epochs} epochs by {phase.optimizer} at {rate}"
-        if phase.reused_rate != 1:
-            text += f", reused layers at {phase.reused_rate:g} of it"
-        return text + "."
-
-
-KINDS_IN_WORDS: dict[Any, str] = {
-    str: "text in quotes",
-    int: "a whole number",
-    float: "a number",
-    bool: "true or false",
-    NoneType: "null",
-}
-
-
-def in_words(kind: Any) -> str:
-    """Name the JSON values that fit an annotation."""
-    inner = get_args(kind)
-    if get_origin(kind) is UnionType:
-        return " or ".join(in_words(part) for part in inner)
-    if get_origin(kind) is tuple:
-        return "a list" if inner[-1] is ... else f"a list of {len(inner)}"
-    return KINDS_IN_WORDS.get(kind, "an object with named values")
-
-
-def read(kind: Any, value: Any, where: str) -> Any:
-    """Make a value of an annotated kind from plain data, strictly.
-
-    Args:
-        kind: `Plan`, or what a field of it or of its parts is annotated with.
-        value: what JSON holds.
-        where: what the value is called in messages.
-
-    Raises:
-        PlanError: for an unknown or missing key or a value of the wrong kind.
-    """
-    part, *null = get_args(kind) if get_origin(kind) is UnionType else (kind,)
-    if null and value is None:
-        return None
-    inner = get_args(part)
-    if is_dataclass(part):
-        fits = isinstance(value, Mapping)
-    elif inner:
-        fits = isinstance(value, (list, tuple)) and (... in inner or len(value) == len(inner))
-    else:
-        fits = isinstance(value, (int, float) if part is float else part)
-        fits = fits and isinstance(value, bool) == (part is bool)  # to Python, true is an int
-    if not fits:
-        raise PlanError(f"{where} is {value!r}; it must be {in_words(kind)}")
-    if is_dataclass(part):
-        return read_object(part, value)
-    if inner:
-        items = enumerate(value, start=1)
-        return tuple(read(inner[0], item, f"item {n} of {where}") for n, item in items)
-    return value
-
-
-def read_object(kind: Any, data: Mapping[str, Any]) -> Any:
-    """Make a `Plan` or one of its parts from names and values, as `read` does."""
-    what = "hidden layer" if kind is Hidden else kind.__name__.lower()
-    kinds = get_type_hints(kind)
-    for key in data:
-        if key not in kinds:
-            hint = did_you_mean(key, kinds)
-            raise PlanError(f"unknown key {key!r} in {what}{hint}; known are {', '.join(kinds)}")
-    for part in fields(kind):
-        if part.name not in data and part.default is MISSING and part.default_factory is MISSING:
-            raise PlanError(f"incomplete {what}: {part.name} is missing; add it")
-    return kind(**{key: read(kinds[key], data[key], f"{key} in {what}") for key in data})
-
-
-def named_plan(
-    name: str,
-    backbone: str,
-    *,
-    kept: str | None = None,
-    reused: str | None = None,
-    frozen: tuple[str, ...] = (),
-    head: str = "softmax",
-) -> Plan:
-    """Return the plan that people call by a name.
-
-    Args:
-        name: "features" (a fixed feature extractor), "warmup" (the head first, then all at a
-            small rate), "partial" (the head, then step by step lower), "finetune", "scratch".
-        backbone: the network.
-        kept: as in `Plan`.
-        reused: as in `Plan`.
-        frozen: depths to freeze up to, phase by phase, instead of the name's own.
-        head: as in `Plan`.
-
-    Raises:
-        PlanError: for an unknown name.
-
-    >>> named_plan("warmup", "timm:resnet18").phases[1].frozen
-    'input'
-    """
-    trained = Phase(frozen="input", epochs=30, stop=Stop(patience=5))
-    phases = {
-        "features": (Phase(),),
-        "warmup": (Phase(), trained),
-        "partial": (Phase(), trained),
-        "finetune": (trained,),
-        "scratch": (replace(trained, reused_rate=1.0),),
-    }
-    if name not in phases:
-        hint = did_you_mean(name, phases)
-        raise PlanError(f"no plan is named {name!r}{hint}; known are auto, {', '.join(phases)}")
-    chosen = phases[name]
-    if frozen and name == "features":
-        chosen = tuple(Phase(frozen=depth) for depth in frozen)
-    elif frozen:
-        chosen = (*chosen[:-1], *(replace(chosen[-1], frozen=depth) for depth in frozen))
-    return Plan(
-        backbone=backbone,
-        kept=kept,
-        reused="input" if name == "scratch" else reused,
-        head=head,
-        phases=chosen,
-    )

@@ -1,0 +1,60 @@
+"""The plans that people call by a name."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from topwork.errors import PlanError, did_you_mean
+from topwork.phase import Phase, Stop
+from topwork.plan import Plan
+
+
+def named_plan(
+    name: str,
+    backbone: str,
+    *,
+    kept: str | None = None,
+    reused: str | None = None,
+    frozen: tuple[str, ...] = (),
+    head: str = "softmax",
+) -> Plan:
+    """Return the plan that people call by a name.
+
+    Args:
+        name: "features" (a fixed feature extractor), "warmup" (the head first, then all at a
+            small rate), "partial" (the head, then step by step lower), "finetune", "scratch".
+        backbone: the network.
+        kept: as in `Plan`.
+        reused: as in `Plan`.
+        frozen: depths to freeze up to, phase by phase, instead of the name's own.
+        head: as in `Plan`.
+
+    Raises:
+        PlanError: for an unknown name.
+
+    >>> named_plan("warmup", "timm:resnet18").phases[1].frozen
+    'input'
+    """
+    trained = Phase(frozen="input", epochs=10, stop=Stop(patience=3), rate=1e-3, warmup=1)
+    phases = {
+        "features": (Phase(),),
+        "warmup": (Phase(), trained),
+        "partial": (Phase(), replace(trained, gradual=True, epochs=3, stop=Stop(patience=2))),
+        "finetune": (trained,),
+        "scratch": (replace(trained, epochs=30, stop=Stop(patience=10), reused_rate=1.0),),
+    }
+    if name not in phases:
+        hint = did_you_mean(name, phases)
+        raise PlanError(f"no plan is named {name!r}{hint}; known are auto, {', '.join(phases)}")
+    chosen = phases[name]
+    if frozen and name == "features":
+        chosen = tuple(Phase(frozen=depth) for depth in frozen)
+    elif frozen:
+        chosen = (*chosen[:-1], *(replace(chosen[-1], frozen=depth) for depth in frozen))
+    return Plan(
+        backbone=backbone,
+        kept=kept,
+        reused="input" if name == "scratch" else reused,
+        head=head,
+        phases=chosen,
+    )
