@@ -29,12 +29,12 @@ from topwork.data.items import open_images
 from topwork.data.loading import map_ahead
 from topwork.data.views import Preprocessing, render, to_tensor
 from topwork.learn.probe import probe
+from topwork.named_plans import named_plan
 from topwork.network.chain import Chain
 from topwork.network.codes import Pool
 from topwork.network.cut import Trunk
 from topwork.network.loading import build_chain, load_backbone
 from topwork.network.zoo import Backbone, find_backbone
-from topwork.named_plans import named_plan
 
 MOBILENET, VIT = "mobilenetv2_100", "vit_tiny_patch16_224"
 BLOCKS = tuple(f"blocks.{number}" for number in range(12))

@@ -64,7 +64,7 @@ def test_fit_prints_the_record_and_writes_the_run(fitted) -> None:
     assert record["plan"]["kept"] == "layer4"
     assert record["command"][:2] == ["topwork", "fit"]
     assert record["cached_codes"]["computed"] == record["cached_codes"]["images"] == 72
-    assert record["cached_codes"]["accuracy"] == record["accuracy"]
+    assert record["cached_codes"]["value"] == record["accuracy"]
     assert record["why_not_timm"] is None
     assert record == strict_json(read(fitted.folder / "record.json"))
     assert files_in(fitted.folder) == {
@@ -412,7 +412,7 @@ def test_terminated_half_way(pictures, backbone, fitted, tmp_path) -> None:
         text=True,
     ) as process:
         assert process.stdout.readline() == "scoring\n"
-        assert [path.name for path in tmp_path.iterdir()] == [f".run.partial-{process.pid}"]
+        assert [path.name for path in tmp_path.iterdir()] == ["run.unfinished"]
         process.send_signal(signal.SIGTERM)
         out, err = process.communicate(timeout=30)
     assert (process.returncode, out, err) == (143, "", "")

@@ -326,8 +326,9 @@ ROWS = {
     "frozen below kept": (
         nothing,
         f"{FIT} --frozen layer3",
-        "phase 1 freezes only up to layer3 and trains the layers up to layer4, which is not fitted"
-        " yet; drop those with --kept layer3, or leave out --frozen, to freeze them all",
+        "phase 1 freezes only up to layer3, but has no epochs to train the layers up to layer4 in;"
+        " give it epochs in a plan file, drop those layers with --kept layer3, or leave out"
+        " --frozen",
     ),
     # The plan.
     "unknown plan": (
@@ -336,15 +337,22 @@ ROWS = {
         "no plan is named 'feature'; did you mean 'features'?; known are auto, features, warmup,"
         " partial, finetune, scratch",
     ),
-    "finetune": (
+    "trained SVM": (
         nothing,
-        f"{FIT} --plan finetune",
-        f"phase 1 trains layers of the network {NOT_FITTED}",
+        f"{FIT} --plan finetune --head svm",
+        "phase 1 trains by gradient descent, which a svm head is not made for; choose from softmax,"
+        " sigmoid, regression, or leave out its epochs",
     ),
-    "warmup": (
+    "epochs beside a plan file": (
+        plan_file(),
+        f"{FIT} --plan plan.json --epochs 3",
+        "--epochs contradicts a complete plan; change it there instead",
+    ),
+    "regression of names": (
         nothing,
-        f"{FIT} --plan warmup",
-        f"phase 2 trains layers of the network {NOT_FITTED}",
+        f"{FIT} --head regression",
+        "pictures: the label 'disc' of test/disc/00.png is no number; correct it, or learn classes"
+        " with another --head than regression",
     ),
     "plan file absent": (
         nothing,
@@ -361,7 +369,8 @@ ROWS = {
         plan_file(keept="layer3"),
         f"{FIT} --plan plan.json",
         "plan plan.json: unknown key 'keept' in plan; did you mean 'kept'?; known are backbone,"
-        " kept, reused, codes, pool, added, head, input_size, views, phases, frozen_random",
+        " kept, reused, codes, pool, added, head, input_size, channels, views, augment, phases,"
+        " frozen_random",
     ),
     "plan file with a number for a name": (
         plan_file(kept=3),
@@ -376,23 +385,14 @@ ROWS = {
     "added layers": (
         plan_file(added=[{"width": 64}]),
         f"{FIT} --plan plan.json",
-        'added hidden layers are not fitted yet; leave "added" empty',
-    ),
-    "several views": (
-        plan_file(views=4),
-        f"{FIT} --plan plan.json",
-        "augmented views are not fitted yet; give views 1",
+        "phase 1 solves for the head alone, but the added hidden layers below it must be trained;"
+        ' give the phase epochs, or leave "added" empty',
     ),
     "unknown head": (
         nothing,
         f"{FIT} --head softmx",
         "head is 'softmx'; did you mean 'softmax'?; known are softmax, svm, ridge, sigmoid,"
         " regression",
-    ),
-    "head not fitted": (
-        nothing,
-        f"{FIT} --head sigmoid",
-        "head 'sigmoid' is not fitted yet; choose from softmax, svm, ridge",
     ),
     # Where to write.
     "run exists": (
@@ -444,8 +444,7 @@ ROWS = {
     "model's facts of another model": (
         facts_changed(labels=["disc"]),
         "predict model pictures",
-        "model/model/model.safetensors: fc.weight has shape (3, 96), the model needs (1, 96); it"
-        " does not belong to the topwork.json beside it",
+        "model/model/topwork.json has 1 labels for 3 outputs; copy the whole folder again",
     ),
     "image absent": (
         nothing,

@@ -368,3 +368,47 @@ def test_the_search_loses_none_on_real_scans():
     expected = brute_force(stack, ranks)
     assert dict(found) == expected
     assert len(expected) >= 5
+
+
+def numbered(values: list[str], same: tuple[int, ...] = ()) -> ImageSet:
+    """Pictures labeled with numbers; those at `same` have the bytes of the first."""
+    items = tuple(Item(f"{n}.png", tuple(value.split())) for n, value in enumerate(values))
+    files = {f"{n}.png": encoded(scene(0 if n in same else n)) for n in range(len(values))}
+    return ImageSet("made", items, files.__getitem__)
+
+
+def test_numbers_are_no_classes():
+    images = numbered([str(n / 7) for n in range(20)])
+    result = audit(images, numbers=True)
+    assert (result.counts, result.missing, result.tiny, result.imbalance) == ({}, {}, (), 1.0)
+    sizes = len(result.split.train), len(result.split.test)
+    assert sum(sizes) == 20
+    assert min(sizes) > 0
+    assert result.lines() == [
+        f"20 images, labeled with numbers: {sizes[0]} train, {sizes[1]} test (split by hash)"
+    ]
+    assert json.loads(json.dumps(result.to_dict()))["counts"] == {}
+
+
+def test_the_same_image_with_other_numbers_is_a_conflict():
+    images = numbered(["1", "2", "1.0", "3"], same=(2, 3))
+    assert [found.name for found in audit(images, numbers=True).conflicts] == ["3.png"]
+    turned = numbered(["1 2", "3 4", "2 1"], same=(2,))
+    assert [found.name for found in audit(turned, numbers=True).conflicts] == ["2.png"]
+    with pytest.raises(DataError, match=r"made: the label 'old' of 2.png is no number"):
+        audit(numbered(["1", "2", "old"], same=(2,)), numbers=True)
+
+
+def test_several_labels_are_counted_each_and_split_so_that_none_misses_a_side():
+    generator = np.random.default_rng(0)
+    labels = [tuple(np.array(list("abc"))[generator.random(3) < 0.4]) for _ in range(40)]
+    items = tuple(Item(f"{n}.png", own) for n, own in enumerate(labels))
+    files = {item.name: encoded(scene(n)) for n, item in enumerate(items)}
+    images = ImageSet("made", items, files.__getitem__, multilabel=True)
+    result = audit(images)
+    assert () in labels
+    for label in "abc":
+        sides = result.counts[label]
+        assert sides["train"] + sides["test"] == sum(label in own for own in labels)
+        assert min(sides["train"], sides["test"]) > 0
+    assert result.missing == {}

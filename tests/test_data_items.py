@@ -16,6 +16,7 @@ from PIL import Image
 from topwork.data import folders
 from topwork.data.arrays import encode
 from topwork.data.decode import decode
+from topwork.data.image_set import numbers_of
 from topwork.data.items import Item, images_from_arrays, images_from_paths, open_images
 from topwork.errors import DataError, ImageError, UsageError
 
@@ -489,6 +490,37 @@ def test_several_label_columns_are_indicators(tmp_path):
     assert images.skipped == (("4.png", "blank label"),)
     path = table(tmp_path / "d.csv", "path,wet,cold\n1.png,1,0\n2.png,2,0\n")
     assert "column 'wet' holds '2' in row 2" in refusal(path, label_columns=["wet", "cold"])
+
+
+def test_several_names_in_one_cell_are_divided_where_asked_for(tmp_path):
+    fill(tmp_path, "1.png", "2.png", "3.png", "4.png")
+    text = "path,label\n1.png,wet; cold;wet\n2.png,dark\n3.png,\n4.png,;\n"
+    path = table(tmp_path / "d.csv", text)
+    images = open_images(path, label_separator=";")
+    assert images.multilabel
+    assert [item.labels for item in images.items] == [("wet", "cold"), ("dark",), ()]
+    assert images.skipped == (("3.png", "blank label"),)
+    assert open_images(path).items[0].labels == ("wet; cold;wet",)
+    for options in ({"numbers": True}, {"label_columns": ["label", "path"]}):
+        with pytest.raises(UsageError, match="label_separator divides the class names in one"):
+            open_images(path, label_separator=";", **options)
+    with pytest.raises(UsageError, match="only a CSV or Parquet manifest has columns"):
+        open_images(tmp_path, label_separator=";")
+
+
+def test_number_columns_are_kept_as_they_are_named(tmp_path):
+    fill(tmp_path, "1.png", "2.png", "3.png")
+    text = "path,age,size\n1.png,41.5,0\n2.png,x,1\n3.png,,1\n"
+    path = table(tmp_path / "d.csv", text)
+    images = open_images(path, label_columns=["age", "size"], numbers=True)
+    assert images.number_names == ("age", "size")
+    assert not images.multilabel
+    assert [item.labels for item in images.items] == [("41.5", "0"), ("x", "1")]
+    assert images.skipped == (("3.png", "blank label"),)
+    assert numbers_of(images, 0) == (41.5, 0.0)
+    with pytest.raises(DataError, match=r"d.csv: the label 'x' of 2.png is no number; correct it"):
+        numbers_of(images, 1)
+    assert open_images(path, label_columns=["age"], numbers=True).number_names == ("age",)
 
 
 def test_a_fold_column_of_numbers_is_no_split_unless_asked_for(tmp_path):

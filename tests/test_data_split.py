@@ -209,3 +209,29 @@ def test_refusals():
     for share in (0.0, 1.0, -1.0, float("nan")):
         with pytest.raises(UsageError, match="give a number between 0 and 1"):
             split_items([], [], test_share=share)
+
+
+@given(
+    entries=st.lists(
+        st.tuples(st.integers(0, 10**6), st.none() | st.integers(0, 6).map(str)), max_size=30
+    )
+)
+def test_numbers_are_divided_by_hash_alone(entries):
+    items = [Item(f"i{n}", (str(value),), None, who) for n, (value, who) in enumerate(entries)]
+    digests = [digest(value) for value, _ in entries]
+    split = split_items(items, digests, numbers=True)
+    units = units_of(items, digests)
+    in_test = [unit for unit in units if position(unit) < 0.2 * 2**64]
+    if in_test and len(in_test) < len(units):
+        assert set(split.test) == {index for unit in in_test for index in units[unit]}
+        assert split.notes == ()
+    assert bool(split.test) == (len(units) > 1)
+    assert bool(split.train) == (len(units) > 0)
+
+
+def test_a_side_without_images_with_numbers_gets_some():
+    high = [n for n in range(200) if position(f"content {digest(n)}") >= 0.2 * 2**64][:4]
+    items = [Item(str(n), (str(n),)) for n in high]
+    split = split_items(items, [digest(n) for n in high], numbers=True)
+    assert len(split.test) == 1
+    assert split.notes == ("all images missed the test side: the lowest hash was taken",)

@@ -109,7 +109,7 @@ def test_preprocessing_survives_its_dictionary():
         ({"crop": float("nan")}, "crop is nan"),
         ({"size": [224]}, "give height and width"),
         ({"size": 224}, "wrong type"),
-        ({"std": [1, 0, 1]}, "three positive stds"),
+        ({"std": [1, 0, 1]}, "a positive std for each channel"),
         ({"mean": None}, "wrong type"),
     ],
 )

@@ -11,7 +11,7 @@ from sklearn.svm import LinearSVC
 
 from topwork.errors import DataError, UsageError
 from topwork.learn import principal
-from topwork.learn.heads import KINDS, LinearHead, fit_head, fit_path, softmax
+from topwork.learn.heads import CLASS_KINDS, LinearHead, fit_head, fit_path, softmax
 from topwork.learn.lbfgs import minimize
 
 SHAPES = [(60, 12, 2), (60, 12, 4), (40, 150, 2), (40, 150, 4)]
@@ -97,7 +97,7 @@ def test_ridge_path_is_scikit_learns_ridge_at_each_strength(n, d, classes):
         assert head.strength == strength
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", CLASS_KINDS)
 def test_path_runs_from_strong_to_weak_and_equals_single_fits(kind):
     codes, labels = draw(50, 20, 3)
     path = [1e-2, 1.0, 3e-4, 1e-1, 1e-1]
@@ -110,7 +110,10 @@ def test_path_runs_from_strong_to_weak_and_equals_single_fits(kind):
 
 @settings(max_examples=25, deadline=None)
 @given(
-    kind=st.sampled_from(KINDS), n=st.integers(6, 30), d=st.integers(1, 30), seed=st.integers(0, 99)
+    kind=st.sampled_from(CLASS_KINDS),
+    n=st.integers(6, 30),
+    d=st.integers(1, 30),
+    seed=st.integers(0, 99),
 )
 def test_strength_means_the_same_for_any_scale_and_number_of_rows_and_columns(kind, n, d, seed):
     generator = np.random.default_rng(seed)
@@ -124,7 +127,7 @@ def test_strength_means_the_same_for_any_scale_and_number_of_rows_and_columns(ki
         np.testing.assert_allclose(head.scores(same)[:n], scores, atol=2e-3)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", CLASS_KINDS)
 def test_blocks_and_single_precision_change_nothing(kind, monkeypatch):
     codes, labels = draw(50, 10, 3)
     scores = fit_head(codes, labels, 3, kind=kind, strength=1e-3).scores(codes)
@@ -134,7 +137,7 @@ def test_blocks_and_single_precision_change_nothing(kind, monkeypatch):
     np.testing.assert_allclose(again, scores, atol=2e-3)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", CLASS_KINDS)
 def test_constant_columns_have_no_weight(kind):
     codes, labels = draw(30, 6, 2)
     codes[:, 2] = 0.0
@@ -149,7 +152,7 @@ def test_softmax_of_constant_codes_is_the_share_of_the_classes():
     np.testing.assert_allclose(head.probabilities(np.ones((1, 3))), [[0.25, 0.75]], atol=1e-4)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", CLASS_KINDS)
 @pytest.mark.parametrize("own", [(1, 4), (1, 3, 4)])
 def test_a_class_without_rows_never_wins(kind, own):
     codes, labels = draw(40, 5, len(own))
@@ -190,25 +193,25 @@ def test_temperature_is_folded_into_the_layer():
         ({"kind": "forest"}, UsageError, "choose one of softmax, svm, ridge"),
         ({"strengths": [0.0]}, UsageError, "must be positive"),
         ({"strengths": []}, UsageError, "give at least one"),
-        ({"labels": np.zeros(4, int)}, DataError, "at least two classes"),
+        ({"targets": np.zeros(4, int)}, DataError, "at least two classes"),
         (
-            {"labels": np.array([0, 1, 2, 0])},
+            {"targets": np.array([0, 1, 2, 0])},
             DataError,
             "labels run from 0 to 2; give numbers from",
         ),
-        ({"labels": np.array([0, 1])}, DataError, r"codes of shape \[4, 2\] do not fit labels"),
+        ({"targets": np.array([0, 1])}, DataError, r"codes of shape \[4, 2\] do not fit labels"),
         ({"codes": np.array([[0, 1], [1, np.nan], [0, 1], [2, 2.0]])}, DataError, "row 1 hold NaN"),
     ],
 )
 def test_bad_input_is_named(change, error, text):
     arguments = {
         "codes": np.arange(8.0).reshape(4, 2),
-        "labels": np.array([0, 0, 1, 1]),
+        "targets": np.array([0, 0, 1, 1]),
         "kind": "softmax",
         "strengths": [0.1],
     } | change
     with pytest.raises(error, match=text):
-        list(fit_path(class_count=2, **arguments))
+        list(fit_path(outputs=2, **arguments))
 
 
 def test_minimizer_solves_separate_columns_as_if_each_were_alone():
@@ -239,3 +242,109 @@ def test_minimizer_gives_up_where_no_step_helps():
     found = minimize(evaluate, start, separate=False, tolerance=1e-9)
     np.testing.assert_array_equal(found, start)
     assert len(calls) < 50
+
+
+def draw_labels(n: int, d: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+    codes, classes = draw(n, d, 4)
+    flips = np.random.default_rng(1).random((n, count)) < 0.2
+    return codes, (((classes[:, None] + np.arange(count)) % 2 == 0) ^ flips).astype(np.float32)
+
+
+@pytest.mark.parametrize(("n", "d"), [(60, 12), (40, 150)])
+@pytest.mark.parametrize("strength", [1e-1, 1e-3, 1e-5])
+def test_sigmoid_is_scikit_learns_logistic_regression_of_each_label(n, d, strength):
+    codes, labels = draw_labels(n, d, 3)
+    z = standardized(codes)
+    head = fit_head(codes, labels, 3, kind="sigmoid", strength=strength)
+    weight, bias = on_standardized(head, codes)
+    for column in range(3):
+        oracle = LogisticRegression(C=1 / (n * strength), tol=1e-10, max_iter=100_000)
+        oracle.fit(z, labels[:, column])
+
+        def objective_of(w, b, own=labels[:, column]):
+            scores = z @ w + b
+            return np.mean(np.logaddexp(0, scores) - own * scores) + strength / 2 * (w @ w)
+
+        ours = objective_of(weight[column], bias[column])
+        theirs = objective_of(oracle.coef_[0], oracle.intercept_[0])
+        assert ours == pytest.approx(theirs, rel=1e-5)
+        if strength > 1e-4:
+            np.testing.assert_allclose(
+                head.probabilities(codes)[:, column], oracle.predict_proba(z)[:, 1], atol=2e-3
+            )
+
+
+def test_a_label_alone_is_fitted_as_it_is_beside_others():
+    codes, labels = draw_labels(60, 12, 3)
+    together = fit_head(codes, labels, 3, kind="sigmoid", strength=1e-3)
+    for column in range(3):
+        alone = fit_head(codes, labels[:, [column]], 1, kind="sigmoid", strength=1e-3)
+        np.testing.assert_allclose(
+            alone.scores(codes)[:, 0], together.scores(codes)[:, column], atol=2e-3
+        )
+
+
+def test_labels_that_none_or_all_rows_have_are_certain():
+    codes, labels = draw_labels(40, 5, 2)
+    padded = np.column_stack([np.zeros(40), labels[:, 0], np.ones(40), labels[:, 1]])
+    head = fit_head(codes, padded, 4, kind="sigmoid", strength=1e-2)
+    probabilities = head.probabilities(codes)
+    assert not probabilities[:, 0].any()
+    assert (probabilities[:, 2] == 1).all()
+    dense = fit_head(codes, labels, 2, kind="sigmoid", strength=1e-2)
+    np.testing.assert_array_equal(head.scores(codes)[:, [1, 3]], dense.scores(codes))
+    with pytest.raises(DataError, match="a label that some images have and others lack"):
+        fit_head(codes, padded[:, [0, 2]], 2, kind="sigmoid", strength=1e-2)
+
+
+@pytest.mark.parametrize(("n", "d"), [(60, 12), (40, 150)])
+def test_regression_path_is_scikit_learns_ridge(n, d):
+    codes, _ = draw(n, d, 4)
+    z = standardized(codes)
+    generator = np.random.default_rng(2)
+    numbers = z @ generator.normal(size=(d, 3)) + 0.1 * generator.normal(size=(n, 3))
+    numbers = np.column_stack([numbers * [1.0, 1e3, 1e-3] + [0, 2000, 0], np.full(n, 7.0)])
+    path = [1e-4, 1.0, 1e-2]
+    heads = list(fit_path(codes, numbers, 4, kind="regression", strengths=path))
+    assert [head.strength for head in heads] == [1.0, 1e-2, 1e-4]
+    for head in heads:
+        oracle = Ridge(alpha=n * head.strength / 2, solver="svd").fit(z, numbers)
+        scale = np.maximum(numbers.std(axis=0), 1e-3)
+        np.testing.assert_allclose(
+            head.scores(codes) / scale, oracle.predict(z) / scale, atol=5e-3, rtol=1e-5
+        )
+        assert not head.weight[3].any()
+        np.testing.assert_array_equal(head.folded().weight, head.weight)
+        with pytest.raises(UsageError, match="a regression has no probabilities"):
+            head.probabilities(codes)
+
+
+def test_temperature_of_a_sigmoid_is_folded_into_the_layer():
+    codes, labels = draw_labels(30, 4, 2)
+    head = fit_head(codes, labels, 2, kind="sigmoid", strength=1e-2)
+    warm = LinearHead(head.kind, head.weight, head.bias, head.strength, temperature=0.3)
+    scores = warm.folded().scores(codes)
+    np.testing.assert_allclose(1 / (1 + np.exp(-scores)), warm.probabilities(codes), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("kind", "targets", "text"),
+    [
+        (
+            "sigmoid",
+            np.array([0, 1, 0, 1]),
+            r"labels of shape \[4\]; give \[n, d\] and \[n, outputs\]",
+        ),
+        (
+            "sigmoid",
+            np.array([[0, 1], [1, 0], [0, 2], [1, 1]]),
+            "labels run from 0 to 2; give 0 or",
+        ),
+        ("sigmoid", np.array([[0, 1], [1, 0], [0, np.nan], [1, 1]]), "give 0 or 1"),
+        ("regression", np.array([[0, 1], [1, 0], [0, np.inf], [1, 1]]), "hold NaN or infinity"),
+        ("regression", np.zeros((4, 3)), r"shape \[4, 3\]"),
+    ],
+)
+def test_bad_labels_and_numbers_are_named(kind, targets, text):
+    with pytest.raises(DataError, match=text):
+        fit_head(np.arange(8.0).reshape(4, 2), targets, 2, kind=kind, strength=0.1)

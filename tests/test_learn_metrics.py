@@ -164,7 +164,7 @@ def test_a_probability_of_zero_at_the_label_stays_finite():
 def test_resampling_in_chunks_changes_nothing(monkeypatch):
     probabilities, labels, classes = draw(60, 3, 4)
     whole = evaluate(probabilities, labels, classes)
-    monkeypatch.setattr("topwork.learn.metrics.DRAWS_AT_ONCE", 500)
+    monkeypatch.setattr("topwork.learn.bootstrap.DRAWS_AT_ONCE", 500)
     assert evaluate(probabilities, labels, classes)["log_loss"] == whole["log_loss"]
 
 

@@ -15,10 +15,10 @@ from sklearn.svm import LinearSVC
 
 from topwork.errors import DataError, UsageError
 from topwork.learn import probe as probe_module
-from topwork.learn.folds import stratified_folds
-from topwork.learn.heads import KINDS, NEVER, fit_head
+from topwork.learn.folds import label_strata, number_strata, stratified_folds
+from topwork.learn.heads import CLASS_KINDS, NEVER, fit_head
 from topwork.learn.probe import probe
-from topwork.learn.temperature import fit_temperature, log_loss
+from topwork.learn.temperature import as_two_classes, fit_temperature, log_loss
 
 
 def draw(n: int, d: int, classes: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -84,7 +84,7 @@ def test_folds_follow_the_seed_and_name_what_is_impossible():
         stratified_folds(np.arange(4), np.arange(3))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", CLASS_KINDS)
 @pytest.mark.parametrize("classes", [2, 3])
 def test_table_is_that_of_the_plain_loop(kind, classes):
     codes, labels = draw(70, 10, classes)
@@ -100,14 +100,14 @@ def test_table_is_that_of_the_plain_loop(kind, classes):
         assert result.accuracy == pytest.approx((scores.argmax(axis=1) == labels).mean())
         temperature = fit_temperature(scores, labels)
         assert result.temperature == pytest.approx(temperature, rel=1e-2)
-        assert result.log_loss == pytest.approx(log_loss(scores, labels, temperature), rel=1e-3)
-    assert found.chosen == np.argmin([result.log_loss for result in found.table])
+        assert result.loss == pytest.approx(log_loss(scores, labels, temperature), rel=1e-3)
+    assert found.chosen == np.argmin([result.loss for result in found.table])
     best = found.table[found.chosen]
     head = fit_head(codes, labels, classes, kind=kind, strength=best.strength)
     np.testing.assert_array_equal(found.head.weight, head.weight)
     assert found.head.temperature == best.temperature
-    assert found.accuracy["value"] == pytest.approx(best.accuracy)
-    assert found.accuracy["n"] == 70
+    assert found.out_of_fold["value"] == pytest.approx(best.accuracy)
+    assert found.out_of_fold["n"] == 70
     assert found.folds_made == found.folds_evaluated == 5
 
 
@@ -165,13 +165,13 @@ def test_validation_rows_choose_and_are_then_learned_from():
     apart = fit_head(codes[:60], labels[:60], 3, strength=1e-2)
     expected = (apart.scores(codes[60:]).argmax(axis=1) == labels[60:]).mean()
     assert found.table[0].accuracy == pytest.approx(expected)
-    assert found.accuracy["n"] == 30
+    assert found.out_of_fold["n"] == 30
     assert found.folds_made == 1
     whole = fit_head(codes, labels, 3, strength=1e-2)
     np.testing.assert_array_equal(found.head.weight, whole.weight)
     with pytest.raises(DataError, match="not among rows 0 to 89"):
         probe(codes, labels, 3, validation=np.array([90]))
-    with pytest.raises(DataError, match="only one class left"):
+    with pytest.raises(DataError, match="at least two classes"):
         probe(codes, labels, 3, validation=np.flatnonzero(labels > 0))
 
 
@@ -179,18 +179,18 @@ def test_groups_keep_copies_from_flattering():
     generator = np.random.default_rng(0)
     codes, labels = generator.normal(size=(40, 60)), np.arange(40) % 2
     codes, labels, groups = np.tile(codes, (4, 1)), np.tile(labels, 4), np.tile(np.arange(40), 4)
-    assert probe(codes, labels, 2).accuracy["value"] > 0.95
-    assert probe(codes, labels, 2, groups=groups).accuracy["value"] < 0.75
+    assert probe(codes, labels, 2).out_of_fold["value"] > 0.95
+    assert probe(codes, labels, 2, groups=groups).out_of_fold["value"] < 0.75
 
 
 def test_many_rows_mean_fewer_folds_and_say_so(monkeypatch):
     codes, labels = draw(100, 4, 2)
     monkeypatch.setattr(probe_module, "MOST_ROWS", 250)
     found = probe(codes, labels, 2, strengths=[0.1])
-    assert (found.folds_made, found.folds_evaluated, found.accuracy["n"]) == (5, 2, 40)
+    assert (found.folds_made, found.folds_evaluated, found.out_of_fold["n"]) == (5, 2, 40)
     assert found.notes == ("2 of 5 folds evaluated: 100 rows are many",)
     monkeypatch.setattr(probe_module, "MOST_HELD_OUT", 10)
-    assert probe(codes, labels, 2, strengths=[0.1]).accuracy["n"] == 20
+    assert probe(codes, labels, 2, strengths=[0.1]).out_of_fold["n"] == 20
 
 
 def test_a_best_strength_at_the_end_of_the_path_is_noted():
@@ -204,21 +204,21 @@ def test_classes_with_one_or_two_members_are_lived_with():
     codes, labels = draw(40, 5, 2)
     labels[:3] = [2, 3, 3]
     found = probe(codes, labels, 4)
-    assert np.isfinite(found.table[found.chosen].log_loss)
-    assert found.accuracy["n"] == 40
+    assert np.isfinite(found.table[found.chosen].loss)
+    assert found.out_of_fold["n"] == 40
     assert found.head.weight.shape == (4, 5)
     with pytest.raises(DataError, match="no held-out row is of a class"):
         probe(codes[:3], np.array([0, 1, 2]), 3)
-    with pytest.raises(DataError, match="only one class left"):
+    with pytest.raises(DataError, match="at least two classes"):
         probe(codes[:2], np.array([0, 1]), 2)
 
 
 def test_labels_without_relation_to_the_codes_are_guessed():
     generator = np.random.default_rng(3)
     found = probe(generator.normal(size=(200, 30)), np.arange(200) % 2, 2)
-    low, high = found.accuracy["interval"]
+    low, high = found.out_of_fold["interval"]
     assert low < 0.5 < high
-    assert found.table[found.chosen].log_loss == pytest.approx(np.log(2), abs=0.05)
+    assert found.table[found.chosen].loss == pytest.approx(np.log(2), abs=0.05)
 
 
 def test_runs_alike_twice_and_leaves_threads_and_random_state_alone():
@@ -241,7 +241,7 @@ def test_bad_input_is_named():
         probe(np.eye(4), np.array([0, 0, 1, 1]), 2, kind="rigde")
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", CLASS_KINDS)
 def test_handwritten_digits_are_read_as_well_as_by_scikit_learn(kind):
     codes, labels = load_digits(return_X_y=True)
     train, test = np.arange(0, 600), np.arange(1000, 1797)
@@ -254,4 +254,135 @@ def test_handwritten_digits_are_read_as_well_as_by_scikit_learn(kind):
         "ridge": RidgeClassifier(),
     }[kind].fit(scaler.transform(codes[train]), labels[train])
     assert accuracy > plain.score(scaler.transform(codes[test]), labels[test]) - 0.01
-    assert abs(accuracy - found.accuracy["value"]) < 0.08
+    assert abs(accuracy - found.out_of_fold["value"]) < 0.08
+
+
+def draw_labels(n: int, d: int, count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Codes and labels of falling frequency that overlap."""
+    generator = np.random.default_rng(seed)
+    codes = generator.normal(size=(n, d))
+    scores = 2 * codes[:, :count] + generator.normal(size=(n, count)) - np.arange(count)
+    return codes, (scores > 0).astype(np.float32)
+
+
+def test_sigmoid_table_is_that_of_the_plain_loop():
+    codes, labels = draw_labels(90, 8, 3)
+    found = probe(codes, labels, 3, kind="sigmoid", strengths=[1e-3, 1e-1, 1.0], seed=4)
+    for result in found.table:
+        scores = np.zeros((90, 3))
+        for fold in stratified_folds(label_strata(labels), seed=4):
+            kept = np.setdiff1d(np.arange(90), fold)
+            head = fit_head(codes[kept], labels[kept], 3, kind="sigmoid", strength=result.strength)
+            scores[fold] = head.scores(codes[fold])
+        warm = scores / result.temperature
+        loss = (np.logaddexp(0, warm) - labels * warm).mean()
+        assert result.loss == pytest.approx(loss, rel=1e-3)
+        assert result.accuracy == pytest.approx(((scores > 0) == labels).mean())
+        for other in (0.9, 1.1):
+            warm = scores / result.temperature / other
+            assert loss < (np.logaddexp(0, warm) - labels * warm).mean() + 1e-4
+    assert found.chosen == np.argmin([result.loss for result in found.table])
+    best = fit_head(codes, labels, 3, kind="sigmoid", strength=found.head.strength)
+    np.testing.assert_array_equal(found.head.weight, best.weight)
+    assert found.head.temperature == found.table[found.chosen].temperature
+    assert found.out_of_fold["metric"] == "mean_average_precision"
+    low, high = found.out_of_fold["interval"]
+    assert low < found.out_of_fold["value"] < high
+    assert json.loads(json.dumps(found.record()))["out_of_fold"]["n"] == 90
+
+
+def test_regression_table_is_that_of_the_plain_loop():
+    codes, _ = draw(80, 10, 2)
+    generator = np.random.default_rng(1)
+    numbers = codes[:, :2] * [1.0, 100.0] + generator.normal(size=(80, 2)) * [0.5, 20.0]
+    found = probe(codes, numbers, 2, kind="regression", strengths=[1e-3, 1e-1, 10.0], seed=2)
+    for result in found.table:
+        predicted = np.zeros((80, 2))
+        for fold in stratified_folds(number_strata(numbers), seed=2):
+            kept = np.setdiff1d(np.arange(80), fold)
+            head = fit_head(
+                codes[kept], numbers[kept], 2, kind="regression", strength=result.strength
+            )
+            predicted[fold] = head.scores(codes[fold])
+        relative = ((predicted - numbers) ** 2).mean(axis=0) / numbers.var(axis=0)
+        assert result.loss == pytest.approx(relative.mean(), rel=1e-4)
+        assert (result.accuracy, result.temperature) == (None, 1.0)
+    assert found.chosen == np.argmin([result.loss for result in found.table])
+    assert found.out_of_fold["metric"] == "mean_absolute_error"
+    assert found.table[found.chosen].loss < 0.5
+
+
+def test_one_label_gives_what_a_softmax_of_two_classes_gives():
+    codes, labels = draw(120, 6, 2)
+    single = probe(codes, labels[:, None], 1, kind="sigmoid", strengths=[1e-2])
+    double = probe(codes, labels, 2, strengths=[2e-2])  # two rows share the penalty
+    assert single.out_of_fold["metric"] == double.out_of_fold["metric"] == "accuracy"
+    assert single.out_of_fold["n"] == 120
+    np.testing.assert_allclose(
+        single.head.probabilities(codes)[:, 0], double.head.probabilities(codes)[:, 1], atol=0.02
+    )
+
+
+def test_labels_that_are_rare_or_constant_are_lived_with():
+    codes, labels = draw_labels(60, 5, 2)
+    rare = np.zeros(60)
+    rare[7] = 1
+    table = np.column_stack([labels, rare, np.zeros(60), np.ones(60)])
+    found = probe(codes, table, 5, kind="sigmoid")
+    assert np.isfinite(found.table[found.chosen].loss)
+    probabilities = found.head.probabilities(codes)
+    assert not probabilities[:, 3].any()
+    assert (probabilities[:, 4] == 1).all()
+    with pytest.raises(DataError, match="a label that some images have and others lack"):
+        probe(codes, table[:, 3:], 2, kind="sigmoid")
+    constant = probe(codes, np.full((60, 1), 3.0), 1, kind="regression")
+    np.testing.assert_allclose(constant.head.scores(codes), 3.0)
+
+
+def test_validation_rows_choose_for_labels_and_numbers_too():
+    codes, labels = draw_labels(60, 5, 2)
+    for kind in ("sigmoid", "regression"):
+        found = probe(codes, labels, 2, kind=kind, validation=np.arange(40, 60))
+        assert (found.folds_made, found.out_of_fold["n"]) == (1, 20)
+
+
+@given(
+    labels=st.lists(
+        st.tuples(st.booleans(), st.booleans(), st.booleans()), min_size=2, max_size=60
+    ),
+    seed=st.integers(0, 9),
+)
+def test_folds_of_labels_spread_the_rarest_evenly(labels, seed):
+    labels = np.array(labels, dtype=int)
+    strata = label_strata(labels)
+    for left in range(len(labels)):  # the same stratum means the same labels
+        assert ((strata == strata[left]) == (labels == labels[left]).all(axis=1)).all()
+    folds = stratified_folds(strata, count=5, seed=seed)
+    rarest = labels.sum(axis=0).argmin()
+    held = [labels[fold, rarest].sum() for fold in folds]
+    assert max(held) - min(held) <= 1
+
+
+@given(
+    numbers=st.lists(st.integers(-(10**6), 10**6), min_size=2, max_size=80), seed=st.integers(0, 9)
+)
+def test_folds_of_numbers_hold_each_tenth_evenly(numbers, seed):
+    numbers = np.array(numbers, dtype=float)
+    strata = number_strata(numbers[:, None])
+    order = np.argsort(numbers, kind="stable")
+    assert (np.diff(strata[order]) >= 0).all()
+    sizes = np.bincount(strata, minlength=10)
+    assert max(sizes) - min(sizes) <= 1
+    for fold in stratified_folds(strata, seed=seed):
+        held = np.bincount(strata[fold], minlength=10)
+        assert (held <= np.ceil(sizes / 2) + 1).all()
+
+
+def test_labels_as_two_classes_leave_out_what_was_never_seen():
+    scores = np.array([[2.0, NEVER, -NEVER], [-1.0, NEVER, -NEVER]])
+    pairs, classes = as_two_classes(scores, np.array([[1, 0, 1], [0, 1, 1]]))
+    assert pairs.tolist() == [[0.0, 2.0], [0.0, -1.0]]
+    assert classes.tolist() == [1, 0]
+    assert log_loss(pairs, classes, 2.0) == pytest.approx(
+        (np.log1p(np.exp(-1.0)) + np.log1p(np.exp(-0.5))) / 2
+    )

@@ -124,7 +124,7 @@ def test_damage_is_named(tmp_path: Path) -> None:
         ("topwork.json", b"{", "is damaged"),
         ("topwork.json", b"{}", "is damaged"),
         ("topwork.json", json.dumps({**facts, "format": 9}).encode(), "has format 9"),
-        ("topwork.json", json.dumps({**facts, "labels": ["a"]}).encode(), "linear.weight has shap"),
+        ("topwork.json", json.dumps({**facts, "labels": ["a"]}).encode(), "1 labels for 3 outputs"),
     ]
     for number, (name, data, message) in enumerate(cases):
         folder = tmp_path / str(number)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from topwork.learn.optimizers import Training
+from topwork.phase import Phase
 from topwork.report.pictures import draw_transfer
 from topwork.study.digits import draw, load_images, load_tasks, run_trial
 from topwork.study.transfer import (
@@ -24,7 +24,7 @@ from topwork.study.transfer import (
     summarize,
 )
 
-SHORT = Training(epochs=1, batch_size=256, rate=0.05)
+SHORT = Phase(epochs=1, batch=256, optimizer="sgd", rate=0.05)
 MINIATURE = {"labels_per_class": (3, 2), "source_training": SHORT, "target_training": SHORT}
 BLOCKS = ["block1", "block2", "block3"]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,20 +16,16 @@ from topwork.data.audit import Audit, audit
 from topwork.data.image_set import ImageSet
 from topwork.data.items import open_images
 from topwork.data.loading import Track, untracked
-from topwork.errors import DataError, ImageError, UnsupportedError, UsageError
-from topwork.learn.fit import (
-    Fitted,
-    digests_of,
-    fit_frozen,
-    labels_of,
-    require_all_frozen,
-    require_fittable,
-)
+from topwork.errors import DataError, ImageError, UsageError
+from topwork.learn.checkpoints import Checkpoints
+from topwork.learn.fit import Fitted, fit_plan, require_fittable, require_solvable
+from topwork.learn.targets import Targets, names_of, targets_of
 from topwork.named_plans import named_plan
+from topwork.network.answers import answers as answers_to
 from topwork.network.codes import source_pool
 from topwork.network.device import choose_device
 from topwork.network.folder import save_model
-from topwork.network.loading import build_chain, load_backbone
+from topwork.network.loading import build_chain, fit_input, load_backbone
 from topwork.network.predictor import Predictor, load
 from topwork.network.zoo import Backbone, find_backbone
 from topwork.plan import Plan
@@ -36,12 +33,11 @@ from topwork.report.record import (
     RECORD,
     Clock,
     facts_of_fit,
-    headline,
+    results,
     write_json,
     write_predictions,
     write_split,
 )
-from topwork.trunk.extraction import extract
 from topwork.trunk.fingerprint import choose_runtime
 
 
@@ -53,6 +49,10 @@ def make_plan(
     reused: str | None = None,
     frozen: tuple[str, ...] = (),
     head: str | None = None,
+    epochs: int | None = None,
+    rate: float | None = None,
+    views: int | None = None,
+    size: tuple[int, int] | None = None,
 ) -> Plan:
     """Return the plan that some options ask for.
 
@@ -64,6 +64,10 @@ def make_plan(
         reused: likewise.
         frozen: likewise, phase by phase.
         head: likewise.
+        epochs: of each phase that trains by gradient descent.
+        rate: the learning rate of new layers in these.
+        views: of each training image.
+        size: height and width of the images that the network sees, in pixels.
 
     Raises:
         UsageError: if options contradict a plan that is complete in itself.
@@ -74,10 +78,28 @@ def make_plan(
             raise UsageError("no backbone is named; give --backbone (`topwork zoo` lists some)")
         name = "features" if plan == "auto" else plan
         return named_plan(
-            name, backbone, kept=kept, reused=reused, frozen=frozen, head=head or "softmax"
+            name,
+            backbone,
+            kept=kept,
+            reused=reused,
+            frozen=frozen,
+            head=head or "softmax",
+            epochs=epochs,
+            rate=rate,
+            views=views or 1,
+            input_size=size,
         )
     loaded = plan if isinstance(plan, Plan) else Plan.load(plan)
-    options = {"--kept": kept, "--reused": reused, "--frozen": frozen, "--head": head}
+    options = {
+        "--kept": kept,
+        "--reused": reused,
+        "--frozen": frozen,
+        "--head": head,
+        "--epochs": epochs,
+        "--rate": rate,
+        "--views": views,
+        "--size": size,
+    }
     for option, value in options.items():
         if value:
             raise UsageError(f"{option} contradicts a complete plan; change it there instead")
@@ -95,9 +117,14 @@ def fit(
     reused: str | None = None,
     frozen: tuple[str, ...] = (),
     head: str | None = None,
+    epochs: int | None = None,
+    rate: float | None = None,
+    views: int | None = None,
+    size: tuple[int, int] | None = None,
     seed: int = 0,
     device: str = "auto",
     strict: bool = False,
+    resume: bool = False,
     track: Track = untracked,
 ) -> dict[str, Any]:
     """Fit a plan to images and write a run folder.
@@ -108,16 +135,22 @@ def fit(
     Args:
         data: a folder, zip, .npz or manifest, as `topwork.data.items.open_images` takes it.
         out: the run folder to make; must not exist, or be empty.
-        plan: see `make_plan`, also for backbone, kept, reused, frozen and head.
+        plan: see `make_plan`, also for what else a plan holds.
         backbone: a name, see `topwork.network.zoo.find_backbone`, or what that returns.
         weights: a file with the backbone's pretrained weights.
         kept: a depth.
         reused: a depth.
         frozen: depths.
         head: the kind of head.
-        seed: of folds and random weights.
+        epochs: of phases that train by gradient descent.
+        rate: the learning rate of new layers in these.
+        views: of each training image.
+        size: height and width of the images that the network sees, in pixels.
+        seed: of folds, order, dropout, views and random weights.
         device: "cpu", "cuda", "mps" or "auto".
         strict: make any finding about bad images an error.
+        resume: go on with the fit of the same plan to the same images that was interrupted, if
+            there was one. What it saved lies beside ``out``, in a folder named ``OUT.unfinished``.
         track: shows progress.
 
     Returns:
@@ -130,58 +163,86 @@ def fit(
     clock = Clock()
     asked_out, out = out, Path(out).resolve()
     require_free(Path(asked_out))
+    unfinished = out.with_name(f"{out.name}.unfinished")
     name = backbone.name if isinstance(backbone, Backbone) else backbone
-    asked = make_plan(plan, backbone=name, kept=kept, reused=reused, frozen=frozen, head=head)
+    asked = make_plan(
+        plan,
+        backbone=name,
+        kept=kept,
+        reused=reused,
+        frozen=frozen,
+        head=head,
+        epochs=epochs,
+        rate=rate,
+        views=views,
+        size=size,
+    )
     require_fittable(asked)
+    checkpoints = None
+    if any(phase.epochs for phase in asked.phases):
+        checkpoints = Checkpoints(unfinished / "checkpoints")
+        require_no_checkpoints(checkpoints, resume, Path(asked_out))
     runtime = choose_runtime(choose_device(device))
-    images = data if isinstance(data, ImageSet) else open_images(data)
-    if images.multilabel:
-        raise UnsupportedError(
-            f"{images.location}: images with several labels are not fitted yet; give one label"
-            " column"
-        )
+    numbers = asked.head == "regression"
+    images = data if isinstance(data, ImageSet) else open_images(data, numbers=numbers)
     if not isinstance(backbone, Backbone):
         backbone = find_backbone(asked.backbone, weights=weights)
     loaded = load_backbone(backbone, asked, seed)
-    require_all_frozen(loaded.plan)
+    require_solvable(loaded.plan)
     clock.lap("backbone")
-    audited = audit(images, strict=strict, track=track)
+    audited = audit(images, strict=strict, numbers=numbers, track=track)
     if not audited.split.test:
         raise DataError(f"{images.location}: no image is left to test on; add images")
     clock.lap("audit")
-    fitted = fit_frozen(loaded, images, audited, runtime, seed, track)
-    clock.lap("codes and head")
+    fitted = fit_plan(loaded, images, audited, runtime, seed, checkpoints, resume, track)
+    clock.lap("fit")
 
-    partial = out.with_name(f".{out.name}.partial-{os.getpid()}")
+    staged = unfinished / f"run-{os.getpid()}"
     try:
-        save_model(partial / "model", fitted.model, loaded, images.classes)
-        predictor = load(partial / "model")
-        tested, probabilities, lost = score(predictor, images, audited.split.test, track, audited)
+        save_model(staged / "model", fitted.model, loaded, names_of(images, loaded.plan.head))
+        predictor = load(staged / "model")
+        tested, answers, lost = score(predictor, images, audited.split.test, track, audited)
         if not tested:
             raise DataError(f"{images.location}: no test image can be read any more; run again")
         clock.lap("test")
-        cached = compare_with_cache(fitted, images, audited, tested, probabilities)
+        targets = targets_of(images, tested, loaded.plan.head)
+        cached = compare_with_cache(fitted, tested, targets, answers, seed)
         clock.lap("comparison")
-        lost += [(images.items[fitted.indices[i]].name, r) for i, r in fitted.codes.failed.items()]
         record = {
-            **headline(probabilities, labels_of(images, tested), images.classes, seed),
+            **results(answers, targets, seed),
             "seconds": clock.total(),
             "run": str(asked_out),
-            **facts_of_fit(loaded, fitted, audited, images, lost, clock, seed),
+            **facts_of_fit(loaded, fitted, audited, images, [*lost, *fitted.lost], clock, seed),
             "cached_codes": cached,
         }
-        write_split(partial / "split.csv", images, audited)
-        write_predictions(partial / "predictions.csv", images, tested, probabilities)
-        write_json(partial / RECORD, record)
+        write_split(staged / "split.csv", images, audited)
+        write_predictions(staged / "predictions.csv", images, tested, answers, targets)
+        write_json(staged / RECORD, record)
         if out.exists():
             out.rmdir()  # empty, as was checked
-        partial.rename(out)
+        staged.rename(out)
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UsageError(f"--out {asked_out} cannot be written: {reason}") from error
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(staged, ignore_errors=True)
+        with suppress(OSError):
+            unfinished.rmdir()  # unless it holds checkpoints
+    shutil.rmtree(unfinished, ignore_errors=True)
     return record
+
+
+def require_no_checkpoints(checkpoints: Checkpoints, resume: bool, out: Path) -> None:
+    """Refuse to begin anew where a fit was interrupted, unless it is to be resumed.
+
+    Raises:
+        UsageError: naming both ways on.
+    """
+    if checkpoints.files() and not resume:
+        raise UsageError(
+            f"--out {out}: a fit of it was interrupted; add --resume to go on with it, or remove"
+            f" {checkpoints.folder.parent}"
+        )
 
 
 def evaluate_model(
@@ -203,24 +264,20 @@ def evaluate_model(
     """
     clock = Clock()
     predictor = load(model, device)
-    images = data if isinstance(data, ImageSet) else open_images(data)
-    if images.multilabel:
-        raise UnsupportedError(f"{images.location}: several labels are not scored yet")
-    unknown = sorted(set(images.classes) - set(predictor.labels))
-    if unknown:
-        raise DataError(
-            f"{images.location}: the model does not know the class {unknown[0]!r}; it knows"
-            f" {', '.join(predictor.labels)}"
-        )
-    indices = range(len(images.items))
-    tested, probabilities, _ = score(predictor, images, tuple(indices), track)
+    numbers = predictor.kind == "numbers"
+    images = data if isinstance(data, ImageSet) else open_images(data, numbers=numbers)
+    tested, answers, _ = score(predictor, images, tuple(range(len(images.items))), track)
     if not tested:
         raise DataError(f"{images.location}: none of the images can be read")
-    number = {name: i for i, name in enumerate(predictor.labels)}
-    labels = np.array([number[images.items[index].labels[0]] for index in tested])
-    head = headline(probabilities, labels, predictor.labels, seed)
+    head, outputs = predictor.opened.plan.head, predictor.outputs
+    targets = targets_of(images, tested, head, names=predictor.labels, outputs=outputs)
     skipped = len(images.items) - len(tested)
-    return {**head, "seconds": clock.total(), "unreadable": skipped, "model": str(model)}
+    return {
+        **results(answers, targets, seed),
+        "seconds": clock.total(),
+        "unreadable": skipped,
+        "model": str(model),
+    }
 
 
 DEMO_SEEDS = 6
@@ -285,8 +342,9 @@ def inspect(
     Returns:
         plain data; ``cuts`` lists the cut points from the input up.
     """
-    found = find_backbone(backbone, weights=weights)
-    pixels = (size, size) if size else found.preprocessing.size
+    size_asked = (size, size) if size else None
+    found = fit_input(find_backbone(backbone, weights=weights), size_asked, None)
+    pixels = found.preprocessing.size
     chain = build_chain(found.spec, pixels)
     return {
         "name": found.name,
@@ -336,7 +394,7 @@ def score(
         those that could be read, their probabilities [N, C], and the others with the reason.
     """
     tested, rows, lost = [], [], []
-    digests = digests_of(audited, indices) if audited else None
+    digests = [str(audited.digests[index]) for index in indices] if audited else None
     for index, result in predictor.predict_set(images, indices, digests, track):
         if isinstance(result, ImageError):
             lost.append((result.name, result.reason))
@@ -347,22 +405,16 @@ def score(
 
 
 def compare_with_cache(
-    fitted: Fitted,
-    images: ImageSet,
-    audited: Audit,
-    tested: list[int],
-    shipped: np.ndarray,
+    fitted: Fitted, tested: list[int], targets: Targets, shipped: np.ndarray, seed: int
 ) -> dict[str, Any]:
-    """Tell how far the score on cached codes lies from that of the shipped model."""
-    codes = extract(fitted.extractor, images, tested, digests_of(audited, tested))
-    rows = [row for row in range(len(tested)) if row not in codes.failed]
-    cached = fitted.probe.head.probabilities(codes.rows[rows])
-    labels = labels_of(images, [tested[row] for row in rows])
+    """Tell how far the score by way of the cache lies from that of the shipped model."""
+    scores = fitted.scores(tested).cpu().numpy()
+    cached = answers_to(fitted.samples.loaded.plan.head, scores)
     return {
-        "accuracy": float((cached.argmax(1) == labels).mean()),
-        "largest_difference_in_probability": float(np.abs(cached - shipped[rows]).max()),
-        "keys": list(codes.fingerprints),
-        "computed": fitted.codes.computed + codes.computed,
+        "value": results(cached, targets, seed)["value"],
+        "largest_difference": float(np.abs(cached - shipped).max()),
+        "keys": list(fitted.samples.keys),
+        "computed": fitted.samples.computed,
         "images": len(fitted.indices) + len(tested),
     }
 

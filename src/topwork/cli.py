@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import gc
 import importlib
-import json
 import logging
 import os
 import signal
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
@@ -26,7 +25,6 @@ from topwork.report.terminal import (
     err_console,
     note,
     print_axis,
-    print_csv,
     print_demo,
     print_fit,
     print_json,
@@ -35,8 +33,16 @@ from topwork.report.terminal import (
     print_zoo,
 )
 
+# Threads that wait for each other spin for a moment, then sleep. OpenMP's own moment is so long
+# that beside another process training became up to forty times slower (docs/log.md). This is looked
+# at once, when torch is imported.
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+
 if TYPE_CHECKING:
+    from topwork.data.image_set import ImageSet
+    from topwork.data.loading import Track
     from topwork.network.predictor import Predictor
+    from topwork.report.class_map import MapFolder
 
 Part = TypeVar("Part")
 
@@ -98,7 +104,22 @@ def fit(
     frozen: Annotated[
         str | None, typer.Option(help="Freeze up to these depths, one for each phase: D[,D...].")
     ] = None,
-    head: Annotated[str | None, typer.Option(help="softmax, svm or ridge.")] = None,
+    head: Annotated[
+        str | None, typer.Option(help="softmax, svm, ridge, sigmoid or regression.")
+    ] = None,
+    epochs: Annotated[
+        int | None, typer.Option(help="Passes over the images in each phase that trains.", min=1)
+    ] = None,
+    rate: Annotated[float | None, typer.Option(help="Learning rate of new layers.")] = None,
+    views: Annotated[
+        int | None, typer.Option(help="Views of each training image; 1 is the plain one.", min=1)
+    ] = None,
+    size: Annotated[
+        int | None, typer.Option(help="Height and width that the network sees, in pixels.", min=1)
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the same fit where it was interrupted.")
+    ] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Bad images are an error.")] = False,
     seed: Seed = 0,
     device: Device = "auto",
@@ -117,9 +138,14 @@ def fit(
         reused=reused,
         frozen=tuple(frozen.split(",")) if frozen else (),
         head=head,
+        epochs=epochs,
+        rate=rate,
+        views=views,
+        size=(size, size) if size else None,
         seed=seed,
         device=device,
         strict=strict,
+        resume=resume,
         track=track,
     )
     if plan == "auto":
@@ -136,41 +162,44 @@ def predict(
     images: Annotated[list[Path], typer.Argument(help="Image files and folders.")],
     top: Annotated[int, typer.Option(help="Classes to list for each image.", min=1)] = 1,
     form: Annotated[str, typer.Option("--format", help="csv or jsonl.")] = "csv",
+    map_folder: Annotated[
+        Path | None,
+        typer.Option(
+            "--map",
+            help="Also draw over each photo, as a PNG in this folder, where in it its classes are"
+            " seen. Photos are brought to twice the network's input size, at most 8 times as long.",
+        ),
+    ] = None,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Predict the classes of images; one row for each on stdout."""
+    """Predict the classes of images; print a row for each as soon as it is known."""
     from topwork.data.items import images_from_paths
-    from topwork.errors import DataError, ImageError, UsageError
+    from topwork.data.loading import untracked
+    from topwork.errors import DataError, UsageError
     from topwork.network.predictor import load
+    from topwork.report.class_map import open_map_folder
+    from topwork.report.predictions import columns, print_csv, print_lines
 
     if form not in ("csv", "jsonl"):
         raise UsageError(f"--format {form!r} is unknown; choose csv or jsonl")
     found = images_from_paths(images)
     predictor = load(model, device)
+    maps = open_map_folder(predictor, map_folder) if map_folder else None
     top = min(top, len(predictor.labels))
     for name, reason in found.skipped:
         note(f"{name}: {reason}")
-    results = predictor.predict_set(found, range(len(found.items)), track=track)
-    rows: list[dict[str, Any]] = []
-    read = 0
-    for index, result in results:
-        name = found.items[index].name
-        if isinstance(result, ImageError):
-            note(str(result))
-            rows.append({"path": name, "error": result.reason})
-            continue
-        read += 1
-        rows.append({"path": name, "top": best_classes(predictor, result, top)})
+    unread: list[str] = []
+    # Rows that appear show the progress; a bar of rich's would catch them on their way to stdout.
+    rows = predicted(predictor, found, top, maps, unread, track if as_json else untracked)
     if as_json:
-        print_json({"model": str(model), "predictions": rows})
+        print_json({"model": str(model), "predictions": list(rows)})
     elif form == "jsonl":
-        for row in rows:
-            print(json.dumps(row))
+        print_lines(rows)
     else:
-        print_csv(rows, top)
-    if not read:
-        raise DataError(f"none of the {len(rows)} images can be read")
+        print_csv(rows, columns(predictor.kind, predictor.labels, top))
+    if len(unread) == len(found.items):
+        raise DataError(f"none of the {len(unread)} images can be read")
 
 
 @app.command(name="eval")
@@ -296,13 +325,33 @@ def track(sequence: Sequence[Part], description: str) -> Iterable[Part]:
     yield from rich_track(sequence, description, console=err_console, transient=True)
 
 
-def best_classes(predictor: Predictor, probabilities: Any, top: int) -> list[dict[str, Any]]:
-    """Return the most probable classes, the best first."""
-    order = probabilities.argsort()[::-1][:top]
-    return [
-        {"label": predictor.labels[i], "probability": round(float(probabilities[i]), 6)}
-        for i in order
-    ]
+def predicted(
+    predictor: Predictor,
+    images: ImageSet,
+    top: int,
+    maps: MapFolder | None,
+    unread: list[str],
+    progress: Track,
+) -> Iterator[dict[str, Any]]:
+    """Yield a row for each image, its map drawn; list those that cannot be read in ``unread``."""
+    from topwork.errors import ImageError
+    from topwork.report.predictions import prediction
+
+    indices = range(len(images.items))
+    for index, result in predictor.predict_set(images, indices, track=progress):
+        name = images.items[index].name
+        if isinstance(result, ImageError):
+            note(str(result))
+            unread.append(name)
+            yield {"path": name, "error": result.reason}
+            continue
+        row = prediction(name, predictor.kind, predictor.labels, result, top)
+        if maps:
+            try:
+                row["map"] = str(maps.draw(images, index))
+            except ImageError as error:
+                note(str(error))
+        yield row
 
 
 def stop_on_sigterm() -> None:
@@ -318,6 +367,7 @@ def main() -> None:
     """Run the command line."""
     stop_on_sigterm()
     logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
+    logging.getLogger("topwork").setLevel(logging.INFO)
     try:
         code = app(prog_name="topwork", standalone_mode=False)
         sys.stdout.flush()

@@ -17,6 +17,10 @@ def named_plan(
     reused: str | None = None,
     frozen: tuple[str, ...] = (),
     head: str = "softmax",
+    epochs: int | None = None,
+    rate: float | None = None,
+    views: int = 1,
+    input_size: tuple[int, int] | None = None,
 ) -> Plan:
     """Return the plan that people call by a name.
 
@@ -28,6 +32,10 @@ def named_plan(
         reused: as in `Plan`.
         frozen: depths to freeze up to, phase by phase, instead of the name's own.
         head: as in `Plan`.
+        epochs: of each phase that trains by gradient descent, instead of the name's own.
+        rate: likewise.
+        views: as in `Plan`.
+        input_size: as in `Plan`.
 
     Raises:
         PlanError: for an unknown name.
@@ -51,10 +59,18 @@ def named_plan(
         chosen = tuple(Phase(frozen=depth) for depth in frozen)
     elif frozen:
         chosen = (*chosen[:-1], *(replace(chosen[-1], frozen=depth) for depth in frozen))
+    chosen = tuple(
+        replace(phase, epochs=epochs or phase.epochs, rate=rate or phase.rate)
+        if phase.epochs
+        else phase
+        for phase in chosen
+    )
     return Plan(
         backbone=backbone,
         kept=kept,
         reused="input" if name == "scratch" else reused,
         head=head,
+        views=views,
+        input_size=input_size,
         phases=chosen,
     )

@@ -1,7 +1,8 @@
 """Images that come as arrays: an .npz file, or straight from Python.
 
-An array image is handed out as a PGM, PPM or TGA file, uncompressed, so that everything downstream
-knows one thing only: bytes to decode. The same pixels always give the same bytes.
+An array image is handed out as a PGM, PPM or TGA file, uncompressed, or as .npy where it has other
+bands than those hold, so that everything downstream knows one thing only: bytes to decode. The same
+pixels always give the same bytes.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from topwork.data.bands import write_bands
 from topwork.data.image_set import ImageSet, Item, require_classes
 from topwork.errors import DataError
 
@@ -43,18 +45,20 @@ class ArraySource:
 
 
 def encode(pixels: np.ndarray) -> bytes:
-    r"""Return an image as an uncompressed file: grey as PGM, RGB as PPM, RGBA as TGA.
+    r"""Return an image as an uncompressed file: grey as PGM, RGB as PPM, RGBA as TGA, else .npy.
 
     16-bit values stay 16-bit, but for RGBA, which is rounded to 8.
 
     Args:
-        pixels: uint8 or uint16, [H, W] or [H, W, 1 | 3 | 4].
+        pixels: uint8 or uint16, [H, W] or [H, W, C].
 
     >>> encode(np.array([[0, 1], [2, 3]], dtype=np.uint8))
     b'P5\n2 2\n255\n\x00\x01\x02\x03'
     """
     height, width = pixels.shape[:2]
     channels = 1 if pixels.ndim == 2 else pixels.shape[2]
+    if channels not in (1, 3, 4):
+        return write_bands(pixels)
     if channels == 4:
         eight_bit = np.rint(pixels / 257).astype(np.uint8) if pixels.itemsize == 2 else pixels
         # true color, 32 bits, 8 of them alpha, first row on top; blue comes first
@@ -76,7 +80,8 @@ def images_from_arrays(
     """Return array images as an image set; their names are ``images[0]``, ``images[1]``, ...
 
     Args:
-        images: uint8 or uint16, [N, H, W] or [N, H, W, 1 | 3 | 4].
+        images: uint8 or uint16, [N, H, W] or [N, H, W, C]; four channels are RGBA, unless the
+            network takes four.
         labels: N class names or whole numbers.
         split: N times ``train``, ``val`` or ``test``; left out, a split will be made.
         group: N names of what must not be divided, such as a patient; None where there is none.
@@ -158,10 +163,10 @@ def _items(
     split: Sequence[str | None] | None,
     group: Sequence[str | int | None] | None,
 ) -> tuple[Item, ...]:
-    channels_fit = images.ndim == 3 or (images.ndim == 4 and images.shape[3] in (1, 3, 4))
-    if not channels_fit or 0 in images.shape[1:]:
+    channels_first = images.ndim == 4 and images.shape[1] <= 4 < images.shape[3]
+    if images.ndim not in (3, 4) or 0 in images.shape[1:] or channels_first:
         raise DataError(
-            f"{location}: {key!r} has shape {images.shape}; give [N, H, W] or [N, H, W, 1, 3 or 4]"
+            f"{location}: {key!r} has shape {images.shape}; give [N, H, W] or [N, H, W, channels]"
         )
     if images.dtype.newbyteorder("=") not in (np.dtype(np.uint8), np.dtype(np.uint16)):
         raise DataError(f"{location}: {key!r} is {images.dtype}; give uint8 or uint16")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -13,7 +13,7 @@ import numpy as np
 from topwork.data import duplicates
 from topwork.data.decode import quiet, thumbnail
 from topwork.data.findings import TINY, Audit, Conflict, Twins
-from topwork.data.image_set import ImageSet, name_a_few
+from topwork.data.image_set import ImageSet, name_a_few, numbers_of
 from topwork.data.loading import Track, map_ahead, untracked
 from topwork.data.split import SIDES, Split, split_items
 from topwork.errors import DataError, ImageError
@@ -27,6 +27,7 @@ def audit(
     images: ImageSet,
     *,
     strict: bool = False,
+    numbers: bool = False,
     track: Track = untracked,
 ) -> Audit:
     """Look at every image once, divide them, and drop from training what the test side has too.
@@ -34,12 +35,13 @@ def audit(
     Args:
         images: labeled images.
         strict: raise at the first kind of fault found, instead of listing and leaving out.
+        numbers: the labels are numbers to be learned as such: no classes are counted or missed.
         track: shows the progress.
 
     Raises:
         DataError: no image can be read, a class lost its last training image, fewer than two
             classes are left, or with `strict` anything is unreadable, skipped, in conflict or on
-            two sides.
+            two sides; with `numbers` a label that is none.
     """
     looks = _look(images, track)
     unreadable = tuple(
@@ -53,14 +55,14 @@ def audit(
             f"{images.location}: none of {len(images)} images can be read{first}; mend or replace"
             " them"
         )
-    split = split_items(images.items, looks.digests)
+    split = split_items(images.items, looks.digests, numbers=numbers)
     ranks = _ranks(split, len(images))
     exact = duplicates.exact_pairs(looks.digests, ranks)
     without_exact = ranks.copy()
     without_exact[[weaker for weaker, _ in exact]] = -1
     near = duplicates.near_pairs(looks.grey, looks.color, without_exact)
     kept = _without(split, {weaker for weaker, _ in exact + near})
-    counts = _counts(images, kept)
+    counts = {} if numbers else _counts(images, kept)
     training = [sides["train"] for sides in counts.values() if sides["train"]]
     result = Audit(
         location=images.location,
@@ -73,7 +75,7 @@ def audit(
         dropped=_reasons(images, exact, "the same as")
         | _reasons(images, near, "nearly the same as"),
         copies=_copies(looks.digests, kept),
-        conflicts=_conflicts(images, looks.digests),
+        conflicts=_conflicts(images, looks.digests, numbers),
         counts=counts,
         missing=_missing(counts, kept),
         tiny=tuple(label for label, sides in counts.items() if 0 < sides["train"] < TINY),
@@ -81,7 +83,10 @@ def audit(
     )
     if strict and (faults := result.faults()):
         raise DataError(f"{images.location}: {faults[0]}; mend the data, or do without strict")
-    _require_training(images, result)
+    if not numbers:
+        _require_training(images, result)
+    elif not kept.train:
+        raise DataError(f"{images.location}: no training image is left; add images")
     return result
 
 
@@ -174,14 +179,20 @@ def _copies(digests: Sequence[str | None], split: Split) -> int:
     return sum(count - 1 for count in kept.values())
 
 
-def _conflicts(images: ImageSet, digests: Sequence[str | None]) -> tuple[Conflict, ...]:
+def _conflicts(
+    images: ImageSet, digests: Sequence[str | None], numbers: bool
+) -> tuple[Conflict, ...]:
+    def meaning(index: int) -> Collection[str | float]:
+        return numbers_of(images, index) if numbers else set(images.items[index].labels)
+
     first: dict[str, int] = {}
     conflicts = []
     for index, (item, digest) in enumerate(zip(images.items, digests, strict=True)):
         if digest is None:
             continue
-        other = images.items[first.setdefault(digest, index)]
-        if set(other.labels) != set(item.labels):
+        earlier = first.setdefault(digest, index)
+        if meaning(earlier) != meaning(index):
+            other = images.items[earlier]
             conflicts.append(Conflict(item.name, item.labels, other.name, other.labels))
     return tuple(conflicts)
 

@@ -1,4 +1,6 @@
-"""From the bytes of an image file to an upright 8-bit RGB picture, or to a short reason why not.
+"""From the bytes of an image file to an upright 8-bit picture, or to a short reason why not.
+
+A picture is RGB as a rule. For networks of other images it is grey, or bands of any number.
 
 The rules, one per kind of image; `DECODING` carries their version into cache keys:
 
@@ -12,6 +14,8 @@ The rules, one per kind of image; `DECODING` carries their version into cache ke
 - CMYK goes to RGB by the plain formula, Adobe's inverted values respected; LAB by its definition.
 - Color profiles (ICC) are not applied: the networks were trained on the pixels as they are stored.
 - More than 178,956,970 pixels (twice Pillow's own warning limit) is refused from the header.
+- Grey is the luminance of the RGB picture (ITU-R 601-2, as Pillow's "L"). Bands of any other number
+  are those of the file as they are stored, alpha among them; the file must have just as many.
 
 Any thread may decode. What Pillow and its C libraries print is held back by `quiet`, once
 around a whole pass, because Python's warning filters belong to the process and not to a thread.
@@ -26,13 +30,18 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import overload
 
 import numpy as np
 import PIL
 from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError, features
 from PIL.Image import Transpose
 
+from topwork.data.bands import is_bands, read_bands
 from topwork.errors import ImageError
+
+Picture = Image.Image | tuple[Image.Image, ...]
+"""What decoding gives: mode "L" for 1 channel, "RGB" for 3, else an "L" image for each band."""
 
 DECODING: dict[str, str] = {
     "library": "pillow",
@@ -79,30 +88,44 @@ _UPRIGHT = {
 }
 
 
-def decode(data: bytes, name: str) -> Image.Image:
-    """Return the image in mode RGB, upright, as the rules at the top of this module say.
+@overload
+def decode(data: bytes, name: str) -> Image.Image: ...
+@overload
+def decode(data: bytes, name: str, channels: int) -> Picture: ...
+def decode(data: bytes, name: str, channels: int = 3) -> Picture:
+    """Return a picture, upright, as the rules at the top of this module say.
 
     Args:
         data: the encoded image, whole.
         name: what the user calls it; used in the error only.
+        channels: 1 for mode "L", 3 for "RGB", else the number of bands that it must have.
 
     Raises:
         ImageError: whatever is wrong with it, with a reason of a few words.
     """
-    return _guarded(data, name, draft=None)
+    with _reasons(name):
+        if is_bands(data):
+            return _pictures_of(read_bands(data), name, channels)
+        return upright_picture(_opened(data, name), name, channels)
 
 
 def thumbnail(data: bytes, name: str, side: int) -> np.ndarray:
     """Return a uint8 [side, side, 3] miniature, decoded as far as needed to know it is whole.
 
     A JPEG is decoded at a reduced scale, several times as fast as in full; a truncated one is still
-    found out because all of its data is read. The aspect ratio is not kept.
+    found out because all of its data is read. The aspect ratio is not kept. Where there are more
+    bands than Pillow knows, the miniature shows their mean.
 
     Raises:
         ImageError: as `decode` does for the same bytes.
     """
     enough = 4 * side  # keeps what the reduced scale leaves out below one level in the miniature
-    image = _guarded(data, name, draft=(enough, enough))
+    with _reasons(name):
+        if is_bands(data):
+            image = Image.fromarray(np.rint(read_bands(data).mean(2)).astype(np.uint8))
+            image = image.convert("RGB")
+        else:
+            image = upright_rgb(_opened(data, name, draft=(enough, enough)))
     return np.array(image.resize((side, side), Image.Resampling.BILINEAR))
 
 
@@ -156,29 +179,61 @@ def _descriptor(stream: object) -> int | None:
         return None
 
 
-def _guarded(data: bytes, name: str, draft: tuple[int, int] | None) -> Image.Image:
-    if not data:
-        raise ImageError(name, "empty file")
+@contextmanager
+def _reasons(name: str) -> Iterator[None]:
+    """Raise ImageError, with a reason of a few words, for whatever is raised inside."""
     try:
-        with Image.open(io.BytesIO(data), formats=tuple(_FORMATS)) as image:
-            width, height = image.size
-            if width < 1 or height < 1:
-                raise ImageError(name, "an image without pixels")
-            if width * height > MAX_PIXELS:
-                raise ImageError(name, f"too large ({width} x {height} pixels)")
-            if draft:
-                image.draft(None, draft)
-            image.load()
-            return upright_rgb(image)
+        yield
     except ImageError:
         raise
     except Exception as error:  # plugins raise whatever a damaged file makes them run into
         raise ImageError(name, _reason(error)) from error
 
 
+def _opened(data: bytes, name: str, draft: tuple[int, int] | None = None) -> Image.Image:
+    """Return the first frame of an image file, its pixels read."""
+    if not data:
+        raise ImageError(name, "empty file")
+    image = Image.open(io.BytesIO(data), formats=tuple(_FORMATS))
+    width, height = image.size
+    if width < 1 or height < 1:
+        raise ImageError(name, "an image without pixels")
+    if width * height > MAX_PIXELS:
+        raise ImageError(name, f"too large ({width} x {height} pixels)")
+    if draft:
+        image.draft(None, draft)
+    image.load()
+    return image
+
+
 def upright_rgb(image: Image.Image) -> Image.Image:
     """Return an image of any mode in mode RGB and upright, by the rules of `decode`."""
     return _upright(_to_rgb(image), _orientation(image))
+
+
+def upright_picture(image: Image.Image, name: str, channels: int) -> Picture:
+    """Return an image of any mode with a number of channels and upright, by the rules of `decode`.
+
+    Raises:
+        ImageError: if it should have bands that it has not.
+    """
+    if channels in (1, 3):
+        rgb = upright_rgb(image)
+        return rgb if channels == 3 else rgb.convert("L")
+    _require_bands(name, len(image.getbands()), channels)
+    orientation = _orientation(image)
+    return tuple(_upright(band, orientation) for band in image.split())
+
+
+def _pictures_of(pixels: np.ndarray, name: str, channels: int) -> Picture:
+    """Return each band of an array [H, W, C] as an image."""
+    _require_bands(name, pixels.shape[2], channels)
+    return tuple(Image.fromarray(np.ascontiguousarray(band)) for band in pixels.transpose(2, 0, 1))
+
+
+def _require_bands(name: str, found: int, channels: int) -> None:
+    if found != channels:
+        raise ImageError(name, f"has {found} band{'s'[: found > 1]}, the network takes {channels}")
 
 
 def _reason(error: Exception) -> str:

@@ -51,7 +51,7 @@ class Audit:
         dropped: the items those cost, with the reason; never one of the test side.
         copies: how many items repeat the bytes of another one on their own side.
         conflicts: same bytes, different labels.
-        counts: images per class and side.
+        counts: images per class and side; empty where labels are numbers.
         missing: classes that a side lacks, for each side that lacks some.
         tiny: classes with fewer than 10 training images.
         imbalance: training images of the largest class over those of the smallest.
@@ -102,8 +102,9 @@ class Audit:
         sizes = {side: len(getattr(self.split, side)) for side in SIDES}
         parts = ", ".join(f"{size} {side}" for side, size in sizes.items() if size)
         origin = "as given" if self.split.origin == "given" else "split by hash"
+        labels = f"{len(self.counts)} classes" if self.counts else "labeled with numbers"
         found = [
-            f"{sum(sizes.values())} images, {len(self.counts)} classes: {parts} ({origin})",
+            f"{sum(sizes.values())} images, {labels}: {parts} ({origin})",
             *self.split.notes,
             _finding(self.unreadable, "unreadable, left out", ": ".join),
             _finding(self.skipped, "skipped", ": ".join),

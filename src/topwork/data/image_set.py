@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -26,7 +27,8 @@ class Item:
 
     Attributes:
         name: unique within its data: a posix path relative to the root, or ``x_train[17]``.
-        labels: one class name; several or none where the data is multi-label; ``()`` if unlabeled.
+        labels: one class name; several or none where the data is multi-label; a number as text
+            for each number column; ``()`` if unlabeled.
         split: ``train``, ``val`` or ``test`` as the data itself gives it.
         group: items of one group never go to different sides of a split.
     """
@@ -47,6 +49,7 @@ class ImageSet:
         source: from an item's name to the encoded image.
         skipped: what was found but is no item, each with a short reason.
         multilabel: whether an item may have several labels or none.
+        number_names: what its numbers are called, where the labels were asked for as numbers.
     """
 
     location: str
@@ -54,6 +57,7 @@ class ImageSet:
     source: Callable[[str], bytes]
     skipped: tuple[tuple[str, str], ...] = ()
     multilabel: bool = False
+    number_names: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.items)
@@ -101,6 +105,28 @@ def require_classes(images: ImageSet, hint: str = "") -> ImageSet:
         found = f"only one class, {images.classes[0]!r}" if images.classes else "no labels"
         raise DataError(f"{images.location}: {found}; give at least two classes{hint}")
     return images
+
+
+def numbers_of(images: ImageSet, index: int) -> tuple[float, ...]:
+    """Return the labels of one item as numbers.
+
+    Raises:
+        DataError: one of them is no finite number.
+    """
+    item = images.items[index]
+    numbers = []
+    for label in item.labels:
+        try:
+            number = float(label)
+        except ValueError:
+            number = math.nan
+        if not math.isfinite(number):
+            raise DataError(
+                f"{images.location}: the label {label!r} of {item.name} is no number; correct it,"
+                " or learn classes with another --head than regression"
+            )
+        numbers.append(number)
+    return tuple(numbers)
 
 
 def name_a_few(names: Sequence[str]) -> str:

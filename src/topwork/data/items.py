@@ -32,6 +32,8 @@ def open_images(
     label_columns: Sequence[str] = (),
     split_column: str | None = None,
     group_column: str | None = None,
+    label_separator: str | None = None,
+    numbers: bool = False,
 ) -> ImageSet:
     """Return the labeled images that lie at a location, without decoding any.
 
@@ -40,6 +42,10 @@ def open_images(
             zip of such a folder; an .npz file of arrays; a CSV or Parquet manifest.
         path_column: the manifest's column of image paths, relative to the manifest.
         label_columns: its column of class names, or several columns of 0 and 1 (multi-label).
+        label_separator: what stands between several class names in one cell, such as ";": then
+            the images are multi-label.
+        numbers: the label columns hold numbers, to be learned as such. Folders, archives and
+            arrays need not be told: their labels may be numbers anyway.
         split_column: its column of train, val and test.
         group_column: its column of what must not be divided, such as a patient.
 
@@ -62,8 +68,10 @@ def open_images(
             label_columns=label_columns,
             split_column=split_column,
             group_column=group_column,
+            label_separator=label_separator,
+            numbers=numbers,
         )
-    if path_column or label_columns or split_column or group_column:
+    if path_column or label_columns or split_column or group_column or label_separator:
         raise UsageError(f"{path}: only a CSV or Parquet manifest has columns; name none")
     if is_folder:
         return open_folder(path)

@@ -11,9 +11,10 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 
+from topwork.data.augment import PLAIN, View, render_view
 from topwork.data.decode import decode
 from topwork.data.image_set import ImageSet
-from topwork.data.views import Preprocessing, render
+from topwork.data.views import Preprocessing
 from topwork.errors import ImageError
 
 Key = TypeVar("Key")
@@ -55,7 +56,11 @@ def map_ahead(batches: Iterable[Key], work: Callable[[Key], Value]) -> Iterator[
 
 
 def read_view(
-    images: ImageSet, index: int, digest: str | None, preprocessing: Preprocessing
+    images: ImageSet,
+    index: int,
+    digest: str | None,
+    preprocessing: Preprocessing,
+    view: View = PLAIN,
 ) -> np.ndarray | ImageError:
     """Read, check and render one image; one that cannot be used is returned as its error.
 
@@ -64,15 +69,18 @@ def read_view(
         index: which of them.
         digest: the SHA-256 that its bytes must have; None for any.
         preprocessing: how it is rendered.
+        view: which rendering.
 
     Returns:
-        uint8 [H, W, 3].
+        uint8 [H, W, C].
     """
     name = images.items[index].name
     try:
         data = images.read(index)
-        if digest is not None and hashlib.sha256(data).hexdigest() != digest:
+        found = hashlib.sha256(data).hexdigest()
+        if digest not in (None, found):
             raise ImageError(name, "changed while it was being used; run again")
-        return render(decode(data, name), preprocessing)
+        picture = decode(data, name, preprocessing.channels)
+        return render_view(picture, preprocessing, view, found)
     except ImageError as error:
         return error

@@ -1,7 +1,8 @@
 """A table that lists images and their labels: CSV or Parquet.
 
-Image paths are relative to the table's own folder. One label column holds one class name per row;
-several label columns hold 0 or 1 each, and the images are multi-label.
+Image paths are relative to the table's own folder. One label column holds one class name per row,
+or several with a separator between them; several label columns hold 0 or 1 each. In both latter
+cases the images are multi-label. Where numbers are asked for, each label column holds one.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pathlib import Path
 
 from topwork.data.folders import read_file, refuse_unreadable
 from topwork.data.image_set import SIDE_OF, ImageSet, Item, require_classes
-from topwork.errors import DataError, did_you_mean
+from topwork.errors import DataError, UsageError, did_you_mean
 
 # One list of cells per column; what is empty or null is "".
 Table = dict[str, list[str]]
@@ -42,6 +43,8 @@ def open_manifest(
     label_columns: Sequence[str] = (),
     split_column: str | None = None,
     group_column: str | None = None,
+    label_separator: str | None = None,
+    numbers: bool = False,
 ) -> ImageSet:
     """Return the images that a table lists; columns that are not named go by their usual names.
 
@@ -49,6 +52,7 @@ def open_manifest(
 
     Raises:
         DataError: a column is missing, a cell makes no sense, or no row can be used.
+        UsageError: a separator with several label columns, or with numbers.
     """
     table = _read_parquet(path) if path.suffix.lower() in (".parquet", ".pq") else _read_csv(path)
     names = table[_required(table, path_column, _PATH_NAMES, "image path", "path_column", path)]
@@ -57,7 +61,11 @@ def open_manifest(
     else:
         chosen = [_required(table, None, _LABEL_NAMES, "label", "label_columns", path)]
     labels = [table[column] for column in chosen]
-    multilabel = len(chosen) > 1
+    if label_separator is not None and (numbers or len(chosen) > 1 or not label_separator):
+        raise UsageError(
+            f"{path}: label_separator divides the class names in one column; leave it out"
+        )
+    multilabel = not numbers and (len(chosen) > 1 or label_separator is not None)
     splits = _sides(table, split_column, path)
     group = _optional(table, group_column, _GROUP_NAMES, path)
     groups = table[group] if group else [""] * len(names)
@@ -75,7 +83,10 @@ def open_manifest(
             skipped.append((name or f"row {row + 1}", reason))
             continue
         seen.add(name)
-        own = _indicated(chosen, cells, row, path) if multilabel else (cells[0],)
+        if label_separator is not None:
+            own = _divided(cells[0], label_separator)
+        else:
+            own = _indicated(chosen, cells, row, path) if multilabel else tuple(cells)
         items.append(Item(name, own, splits[row], groups[row].strip() or None))
     if names and not present:
         raise DataError(
@@ -84,7 +95,14 @@ def open_manifest(
         )
     source = partial(read_file, root)
     images = require_classes(
-        ImageSet(str(path), tuple(items), source, tuple(skipped), multilabel=multilabel)
+        ImageSet(
+            str(path),
+            tuple(items),
+            source,
+            tuple(skipped),
+            multilabel=multilabel,
+            number_names=tuple(chosen) if numbers else (),
+        )
     )
     refuse_unreadable(images, root)
     return images
@@ -99,6 +117,16 @@ def _unusable(name: str, cells: list[str], is_there: bool, is_repeated: bool) ->
     if is_repeated:
         return "listed before"
     return "" if all(cells) else "blank label"
+
+
+def _divided(cell: str, separator: str) -> tuple[str, ...]:
+    """Return the names in a cell, each once, without the blanks around them.
+
+    >>> _divided("wet; cold;", ";")
+    ('wet', 'cold')
+    """
+    names = (name.strip() for name in cell.split(separator))
+    return tuple(dict.fromkeys(name for name in names if name))
 
 
 def _indicated(columns: list[str], cells: list[str], row: int, path: Path) -> tuple[str, ...]:

@@ -3,7 +3,8 @@
 A split that the data brings is kept. Otherwise an item's side is a threshold on a hash of its
 group, or else of its content: so it depends on nothing but the item itself, and adding files never
 moves an old one. Every class is divided in the same proportion in expectation; where a small class
-would miss a side, whole groups of it are moved, and a note says so.
+would miss a side, whole groups of it are moved, and a note says so. Images with several labels
+count for each of them; those whose labels are numbers are one class.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ SIDES = ("train", "val", "test")
 
 # Changing it moves every item of every split that was ever made.
 _SALT = "topwork split 1"
+
+_ALL = "all images"  # the one class of images whose labels are numbers
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,11 @@ class Split:
 
 
 def split_items(
-    items: Sequence[Item], digests: Sequence[str | None], *, test_share: float = 0.2
+    items: Sequence[Item],
+    digests: Sequence[str | None],
+    *,
+    test_share: float = 0.2,
+    numbers: bool = False,
 ) -> Split:
     """Return the sides that the data gives, or else those that hashes give.
 
@@ -55,6 +62,7 @@ def split_items(
         items: what is to be divided.
         digests: the content hash of each item; items with None (unreadable) go to no side.
         test_share: the expected share of the test side where hashes decide, between 0 and 1.
+        numbers: labels are numbers: no side can miss one, it is enough that none is empty.
 
     Raises:
         DataError: only some items have a side, or a side is given but none for training.
@@ -65,7 +73,7 @@ def split_items(
     usable = [index for index, digest in enumerate(digests) if digest is not None]
     given = {items[index].split for index in usable}
     if given <= {None}:
-        return _hashed(items, digests, usable, test_share)
+        return _hashed(items, digests, usable, test_share, numbers)
     if None in given:
         blank = [items[index].name for index in usable if items[index].split is None]
         raise DataError(
@@ -73,7 +81,7 @@ def split_items(
             f"is; fill in train, val or test for all, or for none"
         )
     if given == {"train"}:
-        split = _hashed(items, digests, usable, test_share)
+        split = _hashed(items, digests, usable, test_share, numbers)
         note = "only train/ is given; its test part is held out by hash"
         return Split(split.train, (), split.test, "hashed", (note, *split.notes))
     return _given(items, usable)
@@ -113,6 +121,7 @@ def _hashed(
     digests: Sequence[str | None],
     usable: Sequence[int],
     test_share: float,
+    numbers: bool,
 ) -> Split:
     units: dict[str, list[int]] = defaultdict(list)
     for index in usable:
@@ -122,11 +131,10 @@ def _hashed(
     position = {unit: _position(unit) for unit in units}
     order = sorted(units, key=lambda unit: (position[unit], unit))
     test = {unit for unit in order if position[unit] < test_share}
-    labels = {
-        unit: {label for index in units[unit] for label in items[index].labels} for unit in order
-    }
+    classes = {index: (_ALL,) if numbers else items[index].labels for index in usable}
+    labels = {unit: {label for index in units[unit] for label in classes[index]} for unit in order}
     notes = _repair(order, labels, test)
-    counts = Counter(label for index in usable for label in items[index].labels)
+    counts = Counter(label for index in usable for label in classes[index])
     single = sorted(label for label, count in counts.items() if count == 1)
     if single:
         notes.append(f"{name_a_few(single)} with a single image: it stays in training")

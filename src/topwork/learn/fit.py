@@ -1,25 +1,51 @@
-"""Fitting a plan whose trunk is frozen all the way: run it once, solve for the head."""
+"""Fitting a plan: one routine for every way of reusing layers.
+
+Phase by phase: a phase without epochs solves for the head on cached codes; one with epochs trains
+the top above its cut, on the cached outputs of the trunk below. Trained weights stay in the
+network, so that the next phase, cut lower or higher, finds them there.
+"""
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import attrgetter
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from topwork.data.audit import Audit
 from topwork.data.image_set import ImageSet
 from topwork.data.loading import Track, untracked
-from topwork.errors import UnsupportedError
-from topwork.learn.probe import Probe, probe
+from topwork.errors import PlanError
+from topwork.learn.batch_norm import batch_norms, estimate_statistics
+from topwork.learn.checkpoints import Checkpoint, Checkpoints
+from topwork.learn.fitting import Fitting, restore, save
+from topwork.learn.folds import stratified_folds
+from topwork.learn.loop import own_randomness, scores_of, seed_of
+from topwork.learn.probe import probe
+from topwork.learn.samples import Samples
+from topwork.learn.stretch import train_stretch
+from topwork.learn.targets import Targets, targets_of
+from topwork.network.chain import CutPoint
+from topwork.network.cut import segment
 from topwork.network.loading import Loaded
-from topwork.network.model import Model
+from topwork.network.model import Model, Top, code_width
+from topwork.phase import BALANCES, Phase, Stop
 from topwork.plan import Plan
-from topwork.trunk.extraction import Codes, Extractor, extract, prepare
 from topwork.trunk.fingerprint import Runtime
 
-FITTED_HEADS = ("softmax", "svm", "ridge")
+log = logging.getLogger("topwork")
+
+TRAINED_HEADS = ("softmax", "sigmoid", "regression")
+HELD_OUT = 5  # one image in so many is held out where a phase goes by a score
+FEWEST_STAGES = 4  # with fewer, a gradual phase goes cut point by cut point
+PATIENCE = 2  # steps of a gradual phase
+CALIBRATION_BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -27,121 +53,347 @@ class Fitted:
     """What fitting gave.
 
     Attributes:
-        model: the kept layers, which share their tensors with the loaded network, and the head.
-        probe: how the head was chosen and solved for.
-        codes: of the images that choosing used, in the order of ``indices``.
-        indices: these images.
-        extractor: the trunk, to run on further images.
+        model: the kept layers, added layers and head, in eval mode.
+        top: the layers of it above ``frozen``.
+        frozen: the lowest depth that a phase froze at: below it no tensor was changed.
+        records: of the phases, as plain data.
+        samples: gives further images as ``top`` takes them.
+        indices: the images that could be learned from.
+        lost: name and reason of those that could not be read after the audit.
     """
 
     model: Model
-    probe: Probe
-    codes: Codes
+    top: Top
+    frozen: CutPoint
+    records: tuple[dict[str, Any], ...]
+    samples: Samples
     indices: tuple[int, ...]
-    extractor: Extractor
+    lost: tuple[tuple[str, str], ...]
+
+    def scores(self, indices: Sequence[int]) -> Tensor:
+        """Return the scores of further images by way of the cache, [n, outputs]."""
+        return scores_of(self.top, self.samples.at(self.frozen, indices), 256)
 
 
 def require_fittable(plan: Plan) -> None:
-    """Refuse, by name, what a plan may say but cannot be fitted yet.
+    """Refuse what contradicts itself, before anything is loaded.
 
     Raises:
-        UnsupportedError: naming the part of the plan.
+        PlanError: naming the part of the plan.
     """
-    if plan.head not in FITTED_HEADS:
-        raise UnsupportedError(
-            f"head {plan.head!r} is not fitted yet; choose from {', '.join(FITTED_HEADS)}"
-        )
-    if plan.added:
-        raise UnsupportedError('added hidden layers are not fitted yet; leave "added" empty')
-    if plan.views > 1:
-        raise UnsupportedError("augmented views are not fitted yet; give views 1")
-    if plan.input_size is not None:
-        raise UnsupportedError(
-            'another input size than the backbone\'s is not fitted yet; leave out "input_size"'
-        )
     for number, phase in enumerate(plan.phases, 1):
-        if phase.epochs:
-            raise UnsupportedError(
-                f"phase {number} trains layers of the network (for {phase.epochs} epochs), which is"
-                " not fitted yet; use --plan features"
+        if phase.epochs and plan.head not in TRAINED_HEADS:
+            raise PlanError(
+                f"phase {number} trains by gradient descent, which a {plan.head} head is not made"
+                f" for; choose from {', '.join(TRAINED_HEADS)}, or leave out its epochs"
+            )
+        if plan.added and not phase.epochs:
+            raise PlanError(
+                f"phase {number} solves for the head alone, but the added hidden layers below it"
+                ' must be trained; give the phase epochs, or leave "added" empty'
+            )
+        if phase.mix != "none" and plan.head != "softmax":
+            raise PlanError(f"phase {number}: {phase.mix} mixes classes; it needs head softmax")
+        balanced = {"softmax": BALANCES, "sigmoid": ("none", "loss")}.get(plan.head, ("none",))
+        if phase.epochs and phase.balance not in balanced:
+            raise PlanError(
+                f"phase {number}: balance {phase.balance!r} makes no sense with head {plan.head};"
+                f" possible: {', '.join(balanced)}"
             )
 
 
-def require_all_frozen(plan: Plan) -> None:
-    """Refuse a plan, settled on its network, that freezes less than it keeps.
+def require_solvable(plan: Plan) -> None:
+    """Refuse a settled plan that solves for a head above layers that it means to train.
 
     Raises:
-        UnsupportedError: naming the phase.
+        PlanError: naming the phase.
     """
     for number, phase in enumerate(plan.phases, 1):
-        if phase.frozen != plan.kept:
-            raise UnsupportedError(
-                f"phase {number} freezes only up to {phase.frozen} and trains the layers up to"
-                f" {plan.kept}, which is not fitted yet; drop those with --kept {phase.frozen}, or"
-                " leave out --frozen, to freeze them all"
+        if not phase.epochs and phase.frozen != plan.kept:
+            raise PlanError(
+                f"phase {number} freezes only up to {phase.frozen}, but has no epochs to train the"
+                f" layers up to {plan.kept} in; give it epochs in a plan file, drop those layers"
+                f" with --kept {phase.frozen}, or leave out --frozen"
             )
 
 
-def fit_frozen(
+def fit_plan(
     loaded: Loaded,
     images: ImageSet,
     audit: Audit,
     runtime: Runtime,
     seed: int,
+    checkpoints: Checkpoints | None = None,
+    resume: bool = False,
     track: Track = untracked,
 ) -> Fitted:
-    """Solve for the head on the codes of the training images; the trunk runs at most once.
+    """Fit a plan to the training part of some images.
 
-    Regularization is chosen inside the training part, on the validation part if the data brings
-    one; the head is then solved for on both.
+    Every choice is made inside the training part: on its validation part if the data brings one,
+    else on a fifth of it that is held out, or by folds.
+
+    Args:
+        loaded: the network, which is trained in place, and the settled plan.
+        images: what to learn from.
+        audit: says which of them may be, and where they belong.
+        runtime: runs the trunks; training takes place on its device.
+        seed: of everything that is drawn.
+        checkpoints: where to save the fit so that it can be resumed.
+        resume: go on from there.
+        track: shows progress.
 
     Raises:
-        UnsupportedError: if the plan trains anything else.
+        PlanError: for a plan that contradicts itself.
+        UsageError: if a checkpoint belongs to another fit.
+        KeyboardInterrupt, SystemExit: after Ctrl-C and SIGTERM, once the fit is saved.
     """
-    plan = loaded.plan
+    plan, chain = loaded.plan, loaded.chain
     require_fittable(plan)
-    require_all_frozen(plan)
-    indices = (*audit.split.train, *audit.split.val)
-    extractor = prepare(
-        loaded.chain, plan.codes, plan.pool or "flatten", loaded.backbone.preprocessing, runtime
+    require_solvable(plan)
+    chain.network.to(runtime.device).to(memory_format=runtime.layout)
+    source = source_weights(loaded) if any(phase.pull for phase in plan.phases) else {}
+    samples = Samples(loaded, images, audit, runtime, track)
+    everything = (*audit.split.train, *audit.split.val)
+    calibrate_random_layers(samples, everything, seed)
+    failed = samples.unreadable(chain.resolve(plan.phases[0].frozen or 0), everything)
+    indices = tuple(index for i, index in enumerate(everything) if i not in failed)
+    targets = targets_of(images, indices, plan.head)
+    fitting = Fitting(
+        loaded,
+        new_model(loaded, targets, seed),
+        samples,
+        indices,
+        targets,
+        held_out_rows(plan, images, audit, indices, targets, seed),
+        seed,
+        source,
+        checkpoints,
+        lowest=chain.top.depth,
     )
-    codes = extract(extractor, images, indices, digests_of(audit, indices), track)
-    rows = [row for row in range(len(indices)) if row not in codes.failed]
-    used = [indices[row] for row in rows]
-    labels = labels_of(images, used)
-    in_val = set(audit.split.val)
+    stopped = checkpoints.newest() if checkpoints and resume else None
+    if resume and checkpoints and not stopped:
+        log.warning("no checkpoint of an interrupted fit was found whole; beginning anew")
+    first = 0
+    if stopped:
+        restore(fitting, stopped)
+        first = stopped.facts["phase"]
+    for number, phase in enumerate(plan.phases[first:], first):
+        fitting.records.append(run_phase(fitting, phase, number, stopped))
+        save(fitting, {"phase": number + 1})
+        stopped = None
+    if fitting.solved and len(fitting.held_out):
+        # Nothing that was tried beat the head alone; so it may learn from the held-out images too.
+        fitting.records.append(solve(fitting, everything=True))
+    names = [images.items[everything[position]].name for position in failed]
+    return finish(fitting, tuple(zip(names, failed.values(), strict=True)))
+
+
+def run_phase(
+    fitting: Fitting, phase: Phase, number: int, stopped: Checkpoint | None
+) -> dict[str, Any]:
+    """Run one phase, or the rest of it; return its record."""
+    if phase.epochs == 0:
+        return solve(fitting, everything=not any(p.chooses for p in fitting.loaded.plan.phases))
+    stretches: list[dict[str, Any]] = stopped.facts.get("stretches", []) if stopped else []
+    under_way = stopped if stopped and stopped.facts["training"] else None
+    for depth in depths_of(fitting, phase, number)[len(stretches) :]:
+        if given_up(stretches, phase):
+            break
+        fitting.lowest = min(fitting.lowest, depth.depth)
+        record = train_stretch(fitting, phase, number, depth, stretches, under_way)
+        under_way = None
+        stretches.append(record)
+        fitting.solved &= not record["improved"]
+        if phase.gradual:
+            save(fitting, {"phase": number, "stretches": stretches})
+    return stretches[0] if not phase.gradual else record_of_gradual(stretches)
+
+
+def depths_of(fitting: Fitting, phase: Phase, number: int) -> list[CutPoint]:
+    """Return the depths that a phase trains above, one after another.
+
+    A gradual one goes down from where the phase before froze: stage by stage where the network
+    has at least four of them below, else cut point by cut point.
+    """
+    chain, plan = fitting.loaded.chain, fitting.loaded.plan
+    lowest = chain.resolve(phase.frozen or plan.kept or 0)
+    if not phase.gradual:
+        return [lowest]
+    above = plan.phases[number - 1].frozen if number else plan.kept
+    highest = chain.resolve(above or 0)
+    below = list(reversed(chain.cuts[lowest.depth : highest.depth]))
+    stages = [cut for cut in below if cut.stage_end or cut is lowest]
+    return stages if len(stages) >= FEWEST_STAGES else below
+
+
+def given_up(stretches: Sequence[dict[str, Any]], phase: Phase) -> bool:
+    """Say whether a gradual phase ends here: unfreezing more has not helped for some steps."""
+    if not phase.gradual or not stretches:
+        return False
+    stop = phase.stop or Stop()
+    if stop.accuracy is not None and stretches[-1]["best"]["accuracy"]["value"] >= stop.accuracy:
+        return True
+    latest = stretches[-(stop.patience or PATIENCE) :]
+    return len(latest) == (stop.patience or PATIENCE) and not any(s["improved"] for s in latest)
+
+
+def record_of_gradual(stretches: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the record of a gradual phase: the curve, the depth it chose, and each stretch."""
+    curve = [
+        {
+            "frozen": stretch["frozen"],
+            "accuracy": stretch["best"]["accuracy"]["value"],
+            "interval": stretch["best"]["accuracy"]["interval"],
+            "loss": stretch["best"]["loss"],
+            "improved": stretch["improved"],
+            "seconds": stretch["seconds"],
+        }
+        for stretch in stretches
+    ]
+    chosen = [stretch["frozen"] for stretch in stretches if stretch["improved"]]
+    return {
+        "gradual": True,
+        "frozen": stretches[-1]["frozen"],
+        "chosen": chosen[-1] if chosen else None,
+        "start": stretches[0]["start"],
+        "curve": curve,
+        "stretches": list(stretches),
+        "epochs": [epoch for stretch in stretches for epoch in stretch["epochs"]],
+        "seconds": sum(stretch["seconds"] for stretch in stretches),
+    }
+
+
+def solve(fitting: Fitting, *, everything: bool) -> dict[str, Any]:
+    """Solve for the head on cached codes, at a strength chosen inside them; put it in place.
+
+    Args:
+        fitting: the fit.
+        everything: learn from the held-out images too.
+    """
+    started = time.perf_counter()
+    chain, plan, samples = fitting.loaded.chain, fitting.loaded.plan, fitting.samples
+    rows = list(range(len(fitting.indices))) if everything else fitting.rows(held_out=False)
+    used = [fitting.indices[row] for row in rows]
+    in_val = set(samples.audit.split.val)
     validation = [row for row, index in enumerate(used) if index in in_val]
-    groups = np.array([images.items[i].group or images.items[i].name for i in used])
+    groups = groups_of(samples.images, used)
+    if plan.views > 1 and groups is None:
+        groups = np.arange(len(used))  # the views of an image are never divided
     found = probe(
-        codes.rows[rows],
-        labels,
-        len(images.classes),
+        samples.at(chain.resolve(plan.kept or 0), used, plan.views).codes(),
+        np.concatenate([fitting.targets.values[rows]] * plan.views),
+        fitting.targets.outputs,
         kind=plan.head,
-        groups=groups if any(images.items[index].group for index in used) else None,
-        validation=np.array(validation) if validation else None,
-        seed=seed,
+        groups=None if groups is None else np.tile(groups, plan.views),
+        validation=every_view(validation, len(used), plan.views) if validation else None,
+        seed=fitting.seed,
     )
-    return Fitted(with_head(loaded, found), found, codes, tuple(indices), extractor)
-
-
-def with_head(loaded: Loaded, found: Probe) -> Model:
-    """Put a fitted head on the kept layers."""
-    head, plan = found.head, loaded.plan
-    outputs, width = head.weight.shape
-    model = Model(loaded.chain, plan.codes, plan.pool or "flatten", width, outputs)
-    layer = head.folded()
+    layer = found.head.folded()
+    head = fitting.model.head
     with torch.no_grad():
-        model.head.weight.copy_(torch.from_numpy(layer.weight))
-        model.head.bias.copy_(torch.from_numpy(layer.bias))
+        head.weight.copy_(torch.from_numpy(layer.weight))
+        head.bias.copy_(torch.from_numpy(layer.bias))
+    fitting.solved = True
+    return {
+        "frozen": plan.kept,
+        "images": len(rows),
+        "probe": found.record(),
+        "epochs": [],
+        "seconds": time.perf_counter() - started,
+    }
+
+
+def every_view(rows: Sequence[int], count: int, views: int) -> np.ndarray:
+    """Return where all views of some of ``count`` images lie, view by view.
+
+    >>> every_view([1], 3, 2).tolist()
+    [1, 4]
+    """
+    return np.concatenate([np.array(rows) + count * view for view in range(views)])
+
+
+def new_model(loaded: Loaded, targets: Targets, seed: int) -> Model:
+    """Return the kept layers with added layers and a head that start from random weights."""
+    plan, chain = loaded.plan, loaded.chain
+    pool = plan.pool or "flatten"
+    device = next(chain.network.parameters()).device
+    with own_randomness(seed_of(seed), torch.device("cpu")):
+        width = code_width(chain, plan.codes, pool)
+        model = Model(chain, plan.codes, pool, width, targets.outputs, plan.added)
+    model.added.to(device)
+    model.head.to(device)
     return model.eval()
 
 
-def labels_of(images: ImageSet, indices: Sequence[int]) -> np.ndarray:
-    """Return the class numbers of some images, int64 [N]."""
-    number = {name: i for i, name in enumerate(images.classes)}
-    return np.array([number[images.items[index].labels[0]] for index in indices], dtype=np.int64)
+def source_weights(loaded: Loaded) -> dict[str, Tensor]:
+    """Return copies of the weights that layers are pulled to, by name."""
+    parameters = loaded.chain.network.named_parameters()
+    return {name: parameter.detach().clone() for name, parameter in parameters}
 
 
-def digests_of(audit: Audit, indices: Sequence[int]) -> list[str]:
-    """Return the content hashes of images that the audit could read, in the same order."""
-    return [str(audit.digests[index]) for index in indices]
+def calibrate_random_layers(samples: Samples, indices: Sequence[int], seed: int) -> None:
+    """Give random layers that will be frozen the batch statistics that belong to them.
+
+    That is the control experiment. One pass over the training images, before anything is frozen.
+    """
+    chain, plan = samples.loaded.chain, samples.loaded.plan
+    reused = chain.resolve(plan.reused or 0)
+    highest = max(
+        (chain.resolve(phase.frozen or 0) for phase in plan.phases), key=attrgetter("depth")
+    )
+    if highest.depth <= reused.depth:
+        return
+    part = segment(chain, chain.cuts[0], highest)
+    known = {k for k, depth in chain.depth_of_state().items() if depth <= reused.depth}
+    norms = [norm for name, norm in batch_norms(part) if f"{name}.running_mean" not in known]
+    if norms:
+        order = np.random.default_rng(seed).permutation(len(indices))
+        pixels = samples.at(chain.cuts[0], [indices[i] for i in order])
+        batches = (
+            pixels.batch(range(first, min(first + CALIBRATION_BATCH, len(order))), 0)[0]
+            for first in range(0, len(order), CALIBRATION_BATCH)
+        )
+        estimate_statistics(part, norms, batches)
+
+
+def held_out_rows(
+    plan: Plan,
+    images: ImageSet,
+    audit: Audit,
+    indices: Sequence[int],
+    targets: Targets,
+    seed: int,
+) -> np.ndarray:
+    """Return the positions to hold out: none, if no phase of the plan goes by a score."""
+    if not any(phase.chooses for phase in plan.phases):
+        return np.array([], dtype=np.int64)
+    in_val = set(audit.split.val)
+    if in_val:
+        return np.array([i for i, index in enumerate(indices) if index in in_val], dtype=np.int64)
+    return stratified_folds(targets.strata(), groups_of(images, indices), HELD_OUT, seed)[0]
+
+
+def groups_of(images: ImageSet, indices: Sequence[int]) -> np.ndarray | None:
+    """Return the group of each of some images; None if none has one."""
+    items = [images.items[index] for index in indices]
+    if not any(item.group for item in items):
+        return None
+    return np.array([item.group or item.name for item in items])
+
+
+def finish(fitting: Fitting, lost: tuple[tuple[str, str], ...]) -> Fitted:
+    """Return what a fit gave."""
+    loaded, samples = fitting.loaded, fitting.samples
+    frozen = loaded.chain.cuts[
+        min(fitting.lowest, loaded.chain.resolve(loaded.plan.kept or 0).depth)
+    ]
+    top = Top(loaded.chain, fitting.model, loaded.plan.codes, frozen)
+    return Fitted(
+        fitting.model.eval(),
+        top.eval(),
+        frozen,
+        tuple(fitting.records),
+        samples,
+        fitting.indices,
+        lost,
+    )

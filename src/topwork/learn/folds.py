@@ -1,4 +1,8 @@
-"""Stratified folds for choosing inside the training part; groups stay whole."""
+"""Stratified folds for choosing inside the training part; groups stay whole.
+
+Folds are stratified by classes. Several labels, or numbers, are first made into such, by
+`label_strata` and `number_strata`.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,42 @@ import numpy as np
 from topwork.errors import DataError
 
 Array = np.ndarray
+
+BINS = 10
+
+
+def label_strata(labels: Array) -> Array:
+    """Return for rows with several labels a number for each set of them, int64 [n].
+
+    Sets are numbered such that those with the rarest label come last, next to each other: dealt
+    out in that order, even sets of one row spread the rare labels evenly.
+
+    Args:
+        labels: [n, labels], 0 or 1.
+
+    >>> label_strata(np.array([[1, 0], [1, 1], [1, 0]])).tolist()
+    [0, 1, 0]
+    """
+    rarest_first = np.argsort(labels.sum(axis=0), kind="stable")
+    _, strata = np.unique(labels[:, rarest_first], axis=0, return_inverse=True)
+    return strata.reshape(-1)
+
+
+def number_strata(numbers: Array) -> Array:
+    """Return for rows of numbers the tenth of all rows that each is in, int64 [n].
+
+    Args:
+        numbers: [n, numbers]; of several, the sum of their standardized values is taken.
+
+    >>> number_strata(np.arange(20.0)[:, None]).tolist()[:5]
+    [0, 0, 1, 1, 2]
+    """
+    deviations = numbers - numbers.mean(axis=0, dtype=np.float64)
+    spread = deviations.std(axis=0)
+    sums = (deviations / np.where(spread > 0, spread, 1.0)).sum(axis=1)
+    ranks = np.empty(len(sums), dtype=np.int64)
+    ranks[np.argsort(sums, kind="stable")] = np.arange(len(sums))
+    return ranks * BINS // max(1, len(sums))
 
 
 def stratified_folds(

@@ -8,6 +8,8 @@
 - Calibration error: value ± 1.96 bootstrap standard errors, the lower limit less the bootstrap's
   estimate of the bias too, within [0, 1]. Noise alone makes the bins' errors positive, more so in
   a resample, so that percentiles would leave out zero where the probabilities are perfect.
+
+Classes are told apart here; for several labels see `label_metrics`, for numbers `number_metrics`.
 """
 
 from __future__ import annotations
@@ -19,17 +21,15 @@ from typing import Any
 import numpy as np
 
 from topwork.errors import DataError
+from topwork.learn import bootstrap
+from topwork.learn.ranking import rank
 
 Array = np.ndarray
 
-CONFIDENCE = 0.95
-NORMAL_QUANTILE = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
+NORMAL_QUANTILE = NormalDist().inv_cdf((1 + bootstrap.CONFIDENCE) / 2)
 BINS = 15
 LEAST_PROBABILITY = float(np.finfo(np.float64).eps)
 SUM_TOLERANCE = 1e-3  # half precision is good to this
-MOST_RESAMPLES, FEWEST_RESAMPLES = 2000, 200
-DRAWS = 10**8  # resampled rows in all: about a second
-DRAWS_AT_ONCE = 2**20
 
 
 def evaluate(
@@ -43,6 +43,7 @@ def evaluate(
     predicted class: over 15 bins of its probability, equally wide (Guo et al. 2017), the
     distance between the share of correct rows and the mean probability, averaged over the bins by
     their rows. In the confusion matrix a row is a true class and a column a predicted one.
+    With two classes there are also ``roc_auc`` and ``average_precision``, of the second one.
 
     Args:
         probabilities: [n, c] floats, rows sum to one.
@@ -73,6 +74,7 @@ def evaluate(
         "accuracy": proportion(int(correct.sum()), n),
         "balanced_accuracy": mean_proportion(correct[present], members[present]),
         **_losses_and_calibration(losses, confidence, predicted == labels, seed),
+        **(_ranked(probabilities[:, 1], labels, seed) if c == 2 else {}),
         "per_class": [
             {
                 "class": name,
@@ -144,29 +146,40 @@ def _losses_and_calibration(
     losses, gaps = losses[order], (correct - confidence)[order]
     log_loss = float(losses.mean())
     error = float(np.abs(np.add.reduceat(gaps, starts)).sum()) / n
-    resamples = max(FEWEST_RESAMPLES, min(MOST_RESAMPLES, DRAWS // n))
-    means, errors = np.empty(resamples), np.empty(resamples)
-    generator = np.random.default_rng(seed)
-    at_once = max(1, DRAWS_AT_ONCE // n)
-    for first in range(0, resamples, at_once):
-        size = min(at_once, resamples - first)
-        drawn = generator.integers(0, n, size=(size, n)) + n * np.arange(size)[:, None]
-        times = np.bincount(drawn.ravel(), minlength=size * n).reshape(size, n)
-        means[first : first + size] = times @ losses / n
+    count = bootstrap.resamples(n)
+
+    def figures(times: Array) -> Array:
         sums = np.add.reduceat(times * gaps, starts, axis=1)
-        errors[first : first + size] = np.abs(sums).sum(axis=1) / n
-    low, high = np.quantile(means, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]).tolist()
+        return np.stack([times @ losses / n, np.abs(sums).sum(axis=1) / n], axis=1)
+
+    means, errors = bootstrap.estimates(figures, n, count, seed).T
     half = NORMAL_QUANTILE * float(errors.std(ddof=1))
     bias = max(float(errors.mean()) - error, 0.0)
     return {
-        "log_loss": {"value": log_loss, "interval": [low, high], "n": n},
+        "log_loss": bootstrap.number(log_loss, means, n),
         "calibration_error": {
             "value": error,
             "interval": [max(error - bias - half, 0.0), min(error + half, 1.0)],
             "n": n,
             "bins": BINS,
         },
-        "bootstrap": {"resamples": resamples, "seed": seed},
+        "bootstrap": {"resamples": count, "seed": seed},
+    }
+
+
+def _ranked(scores: Array, labels: Array, seed: int) -> dict[str, Any]:
+    """Return how well the scores [n] rank the second class above the first."""
+    n = len(labels)
+    ranking = rank(scores, labels)
+
+    def figures(times: Array) -> Array:
+        return np.stack([ranking.area(times), ranking.average_precision(times)], axis=1)
+
+    values = figures(np.ones((1, n)))[0]
+    resampled = bootstrap.estimates(figures, n, bootstrap.resamples(n), seed)
+    return {
+        "roc_auc": bootstrap.number(values[0], resampled[:, 0], n),
+        "average_precision": bootstrap.number(values[1], resampled[:, 1], n),
     }
 
 

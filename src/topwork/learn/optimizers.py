@@ -1,91 +1,136 @@
-"""How to train: the settings of a training, its learning rates step by step, its optimizer."""
+"""Groups of parameters, the optimizer over them, and its learning rates step by step."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
 
-from topwork.errors import PlanError
+from topwork.phase import Phase
 
 
 @dataclass(frozen=True)
-class Training:
-    """How to train. The rate rises linearly, then falls along half a cosine, step by step.
+class Group:
+    """Parameters that are trained alike.
 
     Attributes:
-        epochs: passes over the training data, at least 1.
-        batch_size: most samples in a step; an epoch is divided into steps of nearly equal size.
-        optimizer: "sgd" (with momentum) or "adamw" (Loshchilov and Hutter 2019).
-        rate: the learning rate at its highest.
-        weight_decay: L2 penalty ("sgd") or decoupled decay ("adamw"); none on norms and biases.
-        momentum: of "sgd"; "adamw" keeps to (0.9, 0.999).
-        warmup_epochs: length of the rise, possibly a fraction, less than `epochs`.
-
-    Raises:
-        PlanError: when a value is out of its range.
+        names: of the parameters, in the network they come from.
+        parameters: these, in the same order.
+        rate: learning rate as a share of the phase's.
+        decays: whether the weights decay; norms and biases do not.
+        reused: whether they start from pretrained weights.
     """
 
-    epochs: int
-    batch_size: int = 64
-    optimizer: Literal["sgd", "adamw"] = "sgd"
-    rate: float = 0.1
-    weight_decay: float = 5e-4
-    momentum: float = 0.9
-    warmup_epochs: float = 0.0
+    names: tuple[str, ...]
+    parameters: tuple[nn.Parameter, ...]
+    rate: float
+    decays: bool
+    reused: bool
 
-    def __post_init__(self) -> None:
-        ranges = {
-            "epochs": (self.epochs >= 1, "at least 1"),
-            "batch_size": (self.batch_size >= 1, "at least 1"),
-            "optimizer": (self.optimizer in ("sgd", "adamw"), "'sgd' or 'adamw'"),
-            "rate": (0 < self.rate < math.inf, "above 0"),
-            "weight_decay": (0 <= self.weight_decay < math.inf, "0 or more"),
-            "momentum": (0 <= self.momentum < 1, "from 0 to below 1"),
-            "warmup_epochs": (0 <= self.warmup_epochs < self.epochs, "from 0 to below epochs"),
+    def record(self, rate: float) -> dict[str, Any]:
+        """Return the group as plain data; ``rate`` is that of new layers."""
+        return {
+            "layers": layers_of(self.names),
+            "parameters": sum(parameter.numel() for parameter in self.parameters),
+            "rate": rate * self.rate,
+            "decays": self.decays,
+            "reused": self.reused,
         }
-        for name, (fits, legal) in ranges.items():
-            if not fits:
-                raise PlanError(f"training: {name} is {getattr(self, name)!r}; make it {legal}")
 
 
-def rate_at(step: int, steps_per_epoch: int, settings: Training) -> float:
-    """Return the learning rate of a step, counted from 0 through the whole training.
+def layers_of(names: Iterable[str]) -> list[str]:
+    """Return the layers that parameters belong to, each once, in order.
 
-    Linear warm-up (Goyal et al. 2017), then half a cosine (Loshchilov and Hutter 2017).
+    >>> layers_of(["stem.weight", "stem.bias", "head.weight"])
+    ['stem', 'head']
+    """
+    return list(dict.fromkeys(name.rpartition(".")[0] or name for name in names))
 
-    >>> settings = Training(epochs=3, rate=1.0, warmup_epochs=1)
-    >>> [round(rate_at(step, 2, settings), 3) for step in range(6)]
+
+def group_parameters(
+    parameters: Mapping[str, nn.Parameter], depth_of: Mapping[str, int], phase: Phase
+) -> list[Group]:
+    """Divide parameters into groups by what they start from and by depth.
+
+    New layers are trained at the phase's rate, reused ones at ``reused_rate`` of it, times
+    ``depth_decay`` for each cut point that they lie below the uppermost reused one. Weights decay;
+    norms, biases, class tokens and position embeddings, which are told by having one dimension or
+    another name than "weight", do not; nor do reused layers that are pulled to their source.
+
+    Args:
+        parameters: by name.
+        depth_of: the depth of each reused one; the others are new.
+        phase: how to train.
+
+    >>> linear = nn.Linear(3, 2)
+    >>> groups = group_parameters(dict(linear.named_parameters()), {"weight": 4}, Phase(epochs=1))
+    >>> [(group.names, group.rate, group.decays) for group in groups]
+    [(('weight',), 0.1, True), (('bias',), 1.0, False)]
+    """
+    highest = max((depth_of[name] for name in parameters if name in depth_of), default=0)
+    members: dict[tuple[float, bool, bool], list[str]] = {}
+    for name, parameter in parameters.items():
+        reused = name in depth_of
+        rate = 1.0
+        if reused:
+            rate = phase.reused_rate * phase.depth_decay ** (highest - depth_of[name])
+        is_weight = parameter.ndim > 1 and name.endswith("weight")
+        decays = is_weight and not (reused and phase.pull)
+        members.setdefault((rate, decays, reused), []).append(name)
+    return [
+        Group(tuple(names), tuple(parameters[name] for name in names), *key)
+        for key, names in members.items()
+    ]
+
+
+def make_optimizer(groups: Sequence[Group], phase: Phase, rate: float) -> torch.optim.Optimizer:
+    """Return the phase's optimizer over groups of parameters, its rates those of the start."""
+    options: list[dict[str, Any]] = [
+        {
+            "params": list(group.parameters),
+            "lr": rate * group.rate,
+            "weight_decay": phase.weight_decay if group.decays else 0.0,
+        }
+        for group in groups
+    ]
+    kinds: dict[str, Any] = {
+        "sgd": torch.optim.SGD,
+        "adamw": torch.optim.AdamW,
+        "adam": torch.optim.Adam,
+        "nadam": torch.optim.NAdam,
+        "radam": torch.optim.RAdam,
+        "rmsprop": torch.optim.RMSprop,
+        "adagrad": torch.optim.Adagrad,
+    }
+    momentum = {"momentum": phase.momentum} if phase.optimizer in ("sgd", "rmsprop") else {}
+    return kinds[phase.optimizer](options, lr=rate, **momentum)
+
+
+def set_rates(
+    optimizer: torch.optim.Optimizer, groups: Sequence[Group], rate: float, share: float
+) -> None:
+    """Give each group of an optimizer its learning rate, a share of its highest."""
+    for options, group in zip(optimizer.param_groups, groups, strict=True):
+        options["lr"] = rate * group.rate * share
+
+
+def share_at(step: int, steps_per_epoch: int, phase: Phase) -> float:
+    """Return the learning rate of a step as a share of the highest; steps count from 0.
+
+    Linear warm-up (Goyal et al. 2017), then half a cosine (Loshchilov and Hutter 2017), or none.
+
+    >>> phase = Phase(epochs=3, warmup=1)
+    >>> [round(share_at(step, 2, phase), 3) for step in range(6)]
     [0.5, 1.0, 1.0, 0.854, 0.5, 0.146]
     """
-    warmup = round(settings.warmup_epochs * steps_per_epoch)
+    warmup = round(phase.warmup * steps_per_epoch)
     if step < warmup:
-        return settings.rate * (step + 1) / warmup
-    progress = (step - warmup) / (settings.epochs * steps_per_epoch - warmup)
-    return settings.rate * 0.5 * (1 + math.cos(math.pi * progress))
-
-
-def make_optimizer(network: nn.Module, settings: Training) -> torch.optim.Optimizer:
-    """Return the optimizer over all parameters of `network`, in two groups.
-
-    The first group's weights decay; the second's do not: norms and biases, which are told, as
-    timm does, by having one dimension or by their name.
-
-    >>> optimizer = make_optimizer(nn.Linear(3, 2), Training(epochs=1))
-    >>> [(len(group["params"]), group["weight_decay"]) for group in optimizer.param_groups]
-    [(1, 0.0005), (1, 0.0)]
-    """
-    weights, others = [], []  # type: list[nn.Parameter], list[nn.Parameter]
-    for name, parameter in network.named_parameters():
-        is_weight = parameter.ndim > 1 and not name.endswith("bias")
-        (weights if is_weight else others).append(parameter)
-    groups: list[dict[str, Any]] = [
-        {"params": weights, "weight_decay": settings.weight_decay},
-        {"params": others, "weight_decay": 0.0},
-    ]
-    if settings.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=settings.rate)
-    return torch.optim.SGD(groups, lr=settings.rate, momentum=settings.momentum)
+        return (step + 1) / warmup
+    if phase.schedule == "constant":
+        return 1.0
+    progress = (step - warmup) / (phase.epochs * steps_per_epoch - warmup)
+    return 0.5 * (1 + math.cos(math.pi * progress))

@@ -11,10 +11,23 @@ from typing import Any
 import numpy as np
 
 from topwork.errors import DataError
-from topwork.learn.folds import stratified_folds
-from topwork.learn.heads import STRENGTHS, LinearHead, check_kind, check_rows, fit_head, fit_path
+from topwork.learn.folds import label_strata, number_strata, stratified_folds
+from topwork.learn.heads import (
+    CLASS_KINDS,
+    STRENGTHS,
+    LinearHead,
+    check_kind,
+    check_rows,
+    fit_head,
+    fit_path,
+    learnable,
+    what_is_missing,
+)
+from topwork.learn.label_metrics import evaluate_labels
 from topwork.learn.metrics import proportion
-from topwork.learn.temperature import fit_temperature, log_loss
+from topwork.learn.number_metrics import evaluate_numbers
+from topwork.learn.temperature import as_two_classes, fit_temperature, log_loss
+from topwork.network.answers import answers
 
 Array = np.ndarray
 
@@ -32,14 +45,17 @@ class StrengthResult:
 
     Attributes:
         strength: of the penalty (see :func:`topwork.learn.heads.fit_path`).
-        accuracy: share of held-out rows whose highest score is their label.
-        log_loss: mean of -ln p(label) over held-out rows, in nats, at the temperature.
-        temperature: the one fitted to the same held-out scores.
+        loss: what the choice goes by, a mean over held-out rows: -ln p(label), in nats, at the
+            temperature, of several labels their mean; of numbers the squared error relative to
+            the number's variance.
+        accuracy: share of held-out rows whose highest score is their label; of held-out labels
+            that are on the right side of 0; None for numbers.
+        temperature: the one fitted to the same held-out scores; 1 for numbers.
     """
 
     strength: float
-    accuracy: float
-    log_loss: float
+    loss: float
+    accuracy: float | None
     temperature: float
 
 
@@ -51,8 +67,9 @@ class Probe:
         head: fitted on all rows at the chosen strength, with the temperature found there.
         table: a result for each strength, strongest first.
         chosen: index into the table.
-        accuracy: ``{"value", "interval", "n"}`` out of fold at the chosen strength. The choice
-            looked at it, so it flatters a little: it is no substitute for a test part.
+        out_of_fold: ``{"metric", "value", "interval", "n"}`` at the chosen strength: accuracy, or
+            what else the kind of targets is judged by. The choice looked at these rows, so it
+            flatters a little: it is no substitute for a test part.
         folds_made: how many folds the rows were divided into; 1 for a validation part.
         folds_evaluated: how many of them were held out in turn.
         notes: what a reader should know, each one sentence.
@@ -62,7 +79,7 @@ class Probe:
     head: LinearHead
     table: tuple[StrengthResult, ...]
     chosen: int
-    accuracy: dict[str, Any]
+    out_of_fold: dict[str, Any]
     folds_made: int
     folds_evaluated: int
     notes: tuple[str, ...]
@@ -74,7 +91,7 @@ class Probe:
             "kind": self.head.kind,
             "strength": self.head.strength,
             "temperature": self.head.temperature,
-            "out_of_fold": self.accuracy,
+            "out_of_fold": self.out_of_fold,
             "table": [vars(result) for result in self.table],
             "chosen": self.chosen,
             "folds_made": self.folds_made,
@@ -86,8 +103,8 @@ class Probe:
 
 def probe(
     codes: Array,
-    labels: Array,
-    class_count: int,
+    targets: Array,
+    outputs: int,
     *,
     kind: str = "softmax",
     strengths: Sequence[float] | None = None,
@@ -102,16 +119,18 @@ def probe(
     of equals. Log-loss moves smoothly where accuracy moves in steps of one image and ties: over
     96 draws of 100 or 300 images it led to better heads by both measures. All kinds of head get a
     temperature: SVM and ridge have no probabilities without one, and a softmax head that is
-    strongly or hardly penalized is under- or overconfident.
+    strongly or hardly penalized is under- or overconfident. Several labels share one temperature.
+    A regression has none, and goes by its squared error.
 
     With more than 100,000 rows over all folds fewer folds are evaluated, and none is larger than
     20,000 rows; the notes say so.
 
     Args:
         codes: [n, d] floats.
-        labels: [n] integers from 0 to class_count - 1.
-        class_count: rows of the head.
-        kind: ``"softmax"``, ``"svm"`` or ``"ridge"``.
+        targets: [n] classes from 0 to outputs - 1, or [n, outputs] labels or numbers, as the kind
+            of head takes them (see :func:`topwork.learn.heads.fit_path`).
+        outputs: rows of the head.
+        kind: one of `topwork.learn.heads.KINDS`.
         strengths: the path; by default that of the kind, ``STRENGTHS``.
         groups: [n]; rows of one group are never divided between folds.
         validation: row numbers of a validation part. Then that part alone is held out, once; the
@@ -126,60 +145,74 @@ def probe(
     >>> labels = np.repeat([0, 1], 50)
     >>> codes = generator.normal(size=(100, 4)) + 4 * labels[:, None]
     >>> found = probe(codes, labels, 2)
-    >>> found.accuracy["value"], len(found.table)
+    >>> found.out_of_fold["value"], len(found.table)
     (1.0, 13)
     """
     started = time.perf_counter()
-    codes, labels = np.asarray(codes), np.asarray(labels)
+    codes, targets = np.asarray(codes), np.asarray(targets)
     check_kind(kind)
-    check_rows(codes, labels, class_count)
+    check_rows(codes, targets, outputs, kind)
     path = sorted(STRENGTHS[kind] if strengths is None else strengths, reverse=True)
-    made, evaluated = _folds(labels, groups, validation, seed)
+    made, evaluated = _folds(targets, outputs, kind, groups, validation, seed)
     held_out = np.concatenate(evaluated)
     with _threads_for(codes):
-        scores = [
-            _held_out_scores(codes, labels, class_count, kind, path, fold) for fold in evaluated
-        ]
+        parts = [_held_out_scores(codes, targets, outputs, kind, path, fold) for fold in evaluated]
+        scores = [np.concatenate(own) for own in zip(*parts, strict=True)]
         table = tuple(
-            _result(strength, np.concatenate(parts), labels[held_out])
-            for strength, *parts in zip(path, *scores, strict=True)
+            _result(strength, own, targets[held_out], kind)
+            for strength, own in zip(path, scores, strict=True)
         )
-        chosen = int(np.argmin([result.log_loss for result in table]))
+        chosen = int(np.argmin([result.loss for result in table]))
         best = table[chosen]
-        head = fit_head(codes, labels, class_count, kind=kind, strength=best.strength)
+        head = fit_head(codes, targets, outputs, kind=kind, strength=best.strength)
     return Probe(
         head=replace(head, temperature=best.temperature),
         table=table,
         chosen=chosen,
-        accuracy=proportion(round(best.accuracy * len(held_out)), len(held_out)),
+        out_of_fold=_judged(best, scores[chosen], targets[held_out], kind, seed),
         folds_made=made,
         folds_evaluated=len(evaluated),
-        notes=(*_note_on_folds(made, len(evaluated), len(labels)), *_note_on_end(table, chosen)),
+        notes=(*_note_on_folds(made, len(evaluated), len(targets)), *_note_on_end(table, chosen)),
         seconds=time.perf_counter() - started,
     )
 
 
 def _folds(
-    labels: Array, groups: Array | None, validation: Array | None, seed: int
+    targets: Array,
+    outputs: int,
+    kind: str,
+    groups: Array | None,
+    validation: Array | None,
+    seed: int,
 ) -> tuple[int, list[Array]]:
     """Return how many folds were made and those to hold out, each as row numbers."""
-    n = len(labels)
+    n = len(targets)
     if validation is not None:
         folds = [np.unique(np.asarray(validation, dtype=np.int64))]
         if len(folds[0]) == 0 or folds[0][0] < 0 or folds[0][-1] >= n:
             raise DataError(f"the validation rows are not among rows 0 to {n - 1}; name some")
         made = 1
     else:
-        folds = stratified_folds(labels, groups, max(FOLDS, n // MOST_HELD_OUT), seed)
+        strata = _strata(targets, kind)
+        folds = stratified_folds(strata, groups, max(FOLDS, n // MOST_HELD_OUT), seed)
         made = len(folds)
         folds = folds[: max(1, MOST_ROWS // n)]
-    usable = [fold for fold in folds if len(np.unique(np.delete(labels, fold))) > 1]
+    least = 2 if kind in CLASS_KINDS else 1
+    usable = [
+        fold
+        for fold in folds
+        if len(fold) < n and len(learnable(np.delete(targets, fold, 0), outputs, kind)) >= least
+    ]
     if not usable:
-        raise DataError(
-            "without the held-out rows there is only one class left to train on;"
-            " add images of the other classes"
-        )
+        raise DataError(f"without the held-out rows, {what_is_missing(kind)}")
     return made, usable
+
+
+def _strata(targets: Array, kind: str) -> Array:
+    """Return the classes [n] that are to be spread evenly over the folds."""
+    if kind in CLASS_KINDS:
+        return targets
+    return label_strata(targets) if kind == "sigmoid" else number_strata(targets)
 
 
 def _threads_for(codes: Array) -> AbstractContextManager[Any]:
@@ -196,27 +229,58 @@ def _threads_for(codes: Array) -> AbstractContextManager[Any]:
 
 
 def _held_out_scores(
-    codes: Array, labels: Array, class_count: int, kind: str, path: Sequence[float], fold: Array
+    codes: Array, targets: Array, outputs: int, kind: str, path: Sequence[float], fold: Array
 ) -> list[Array]:
-    """Return for each strength the scores [rows of the fold, c] of a head that never saw them."""
-    kept = np.delete(np.arange(len(labels)), fold)
+    """Return for each strength the scores [fold, outputs] of a head that never saw these rows."""
+    kept = np.delete(np.arange(len(targets)), fold)
     heads = fit_path(
-        codes[kept], labels[kept], class_count, kind=kind, strengths=path, tolerance=CHOOSING
+        codes[kept], targets[kept], outputs, kind=kind, strengths=path, tolerance=CHOOSING
     )
     held_out = codes[fold]
     return [head.scores(held_out) for head in heads]
 
 
-def _result(strength: float, scores: Array, labels: Array) -> StrengthResult:
-    temperature = fit_temperature(scores, labels)
-    accuracy = float((scores.argmax(axis=1) == labels).mean())
-    return StrengthResult(strength, accuracy, log_loss(scores, labels, temperature), temperature)
+def _result(strength: float, scores: Array, targets: Array, kind: str) -> StrengthResult:
+    if kind == "regression":
+        return StrengthResult(strength, _relative_error(scores, targets), None, 1.0)
+    if kind == "sigmoid":
+        scores, targets = as_two_classes(scores, targets)
+    temperature = fit_temperature(scores, targets)
+    accuracy = float((scores.argmax(axis=1) == targets).mean())
+    return StrengthResult(strength, log_loss(scores, targets, temperature), accuracy, temperature)
+
+
+def _relative_error(predicted: Array, numbers: Array) -> float:
+    """Return the mean squared error over the variance, averaged over the numbers that vary."""
+    errors = np.square(predicted - numbers, dtype=np.float64).mean(axis=0)
+    variances = numbers.var(axis=0, dtype=np.float64)
+    varies = variances > 0
+    return float((errors[varies] / variances[varies]).mean()) if varies.any() else 0.0
+
+
+def _judged(
+    best: StrengthResult, scores: Array, targets: Array, kind: str, seed: int
+) -> dict[str, Any]:
+    """Return what a record has on top, for held-out scores [n, outputs]."""
+    n = len(targets)
+    names = [str(column) for column in range(scores.shape[1])]
+    if kind == "regression":
+        metric, report = "mean_absolute_error", evaluate_numbers(scores, targets, names, seed=seed)
+    elif kind == "sigmoid" and len(names) > 1:
+        said = answers(kind, scores / best.temperature)
+        metric, report = "mean_average_precision", evaluate_labels(said, targets, names, seed=seed)
+    else:
+        right = (scores > 0) == (targets > 0) if kind == "sigmoid" else scores.argmax(1) == targets
+        metric, report = "accuracy", {"accuracy": proportion(int(right.sum()), n)}
+    return {"metric": metric, **report[metric]}
 
 
 def _note_on_folds(made: int, evaluated: int, n: int) -> tuple[str, ...]:
     if evaluated == made:
         return ()
-    why = f"{n} rows are many" if n * made > MOST_ROWS else "the others leave one class to train on"
+    why = (
+        f"{n} rows are many" if n * made > MOST_ROWS else "the others leave too little to train on"
+    )
     return (f"{evaluated} of {made} folds evaluated: {why}",)
 
 
@@ -224,7 +288,7 @@ def _note_on_end(table: tuple[StrengthResult, ...], chosen: int) -> tuple[str, .
     if len(table) == 1 or chosen not in (0, len(table) - 1):
         return ()
     end, neighbor = ("strongest", 1) if chosen == 0 else ("weakest", chosen - 1)
-    if table[neighbor].log_loss < (1 + WORTH_A_NOTE) * table[chosen].log_loss:
+    if table[neighbor].loss < (1 + WORTH_A_NOTE) * table[chosen].loss:
         return ()
     best = table[chosen].strength
     return (f"the best strength, {best:.2g}, is the {end} tried: a longer path may find a better",)

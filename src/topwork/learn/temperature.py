@@ -76,6 +76,27 @@ def log_loss(scores: Array, labels: Array, temperature: float) -> float:
     return float((np.log(np.exp(scaled).sum(axis=1)) - own).mean())
 
 
+def as_two_classes(scores: Array, labels: Array) -> tuple[Array, Array]:
+    """Return every label of every row as a row of its own with two classes, for the above.
+
+    ``sigmoid(s / T)`` is the second of ``softmax([0, s] / T)``. Labels that the head never saw, or
+    never saw missing (a bias of ``NEVER`` or ``-NEVER``), are left out.
+
+    Args:
+        scores: [n, labels] floats.
+        labels: [n, labels], 0 or 1.
+
+    Returns:
+        scores [m, 2], float64, and labels [m], int64.
+
+    >>> as_two_classes(np.array([[3.0, NEVER], [-2.0, NEVER]]), np.array([[1, 0], [0, 0]]))[1]
+    array([1, 0])
+    """
+    seen = np.abs(scores) != -NEVER
+    second = scores[seen].astype(np.float64)
+    return np.stack([np.zeros_like(second), second], axis=1), labels[seen].astype(np.int64)
+
+
 def _seen(scores: Array, labels: Array) -> tuple[Array, Array, Array]:
     """Return scores (float64) and labels of the rows whose class was seen, and which were seen."""
     seen = scores != NEVER

@@ -21,7 +21,7 @@ SUFFIX = {"onnx": ".onnx", "pt2": ".pt2", "timm": ""}
 def export_model(opened: Opened, kind: str, out: Path) -> Path:
     """Write a model in another format.
 
-    The exported program takes normalized float32 images [N, 3, H, W] of any number and gives
+    The exported program takes normalized float32 images [N, C, H, W] of any number and gives
     scores [N, classes]. Class names and preprocessing travel with it: as metadata ``topwork`` in
     ONNX, as the extra file ``topwork.json`` in a .pt2.
 
@@ -55,7 +55,8 @@ def facts_for(opened: Opened) -> str:
 def exported_program(opened: Opened) -> Any:
     """Return the model as a program of torch.export with a free batch size."""
     # Two images, because a size of one would be taken for a constant.
-    example = torch.zeros(2, 3, *opened.preprocessing.size)
+    view = opened.preprocessing
+    example = torch.zeros(2, view.channels, *view.size)
     sizes = {"images": {0: torch.export.Dim("batch", min=1)}}
     return torch.export.export(opened.model.eval(), (example,), dynamic_shapes=sizes)
 

@@ -63,6 +63,7 @@ def save_model(folder: Path, model: Model, loaded: Loaded, labels: tuple[str, ..
         "backbone": {"name": loaded.backbone.name, **loaded.backbone.spec.to_dict()},
         "preprocessing": loaded.backbone.preprocessing.to_dict(),
         "labels": list(labels),
+        "outputs": model.head.out_features,
         "weights_sha256": sha256(folder / WEIGHTS),
         "why_not_timm": why_not_timm(model, loaded),
     }
@@ -79,6 +80,10 @@ def why_not_timm(model: Model, loaded: Loaded) -> str | None:
         return f"{loaded.backbone.name} is no timm architecture"
     if chain.head is None or not isinstance(chain.network.get_submodule(chain.head), nn.Linear):
         return "the architecture does not end in a linear layer"
+    if plan.added:
+        return "hidden layers were added"
+    if plan.head in ("sigmoid", "regression"):
+        return f"a {plan.head} head gives no scores of classes"
     if plan.codes != (chain.top.name,):
         return f"the head reads {', '.join(plan.codes)}, not L ({chain.top.name}) alone"
     if plan.pool != source_pool(chain):
@@ -96,6 +101,7 @@ def timm_config(loaded: Loaded, labels: tuple[str, ...]) -> dict[str, Any]:
     of_the_source = (
         *("label_names", "label_descriptions", "hf_hub_id", "url", "file", "tag"),
         *("test_input_size", "test_crop_pct", "pool_size", "test_pool_size"),
+        *(("first_conv",) if spec.channels != 3 else ()),  # or timm would adapt it once more
     )
     return {
         "architecture": spec.architecture,
@@ -104,7 +110,7 @@ def timm_config(loaded: Loaded, labels: tuple[str, ...]) -> dict[str, Any]:
         "pretrained_cfg": {
             **{key: value for key, value in source.items() if key not in of_the_source},
             "num_classes": len(labels),
-            "input_size": [3, *preprocessing.size],
+            "input_size": [spec.channels, *preprocessing.size],
             "crop_pct": preprocessing.crop,
             "crop_mode": "center",
             "interpolation": preprocessing.interpolation,
@@ -135,6 +141,12 @@ def open_model(location: str | Path) -> Opened:
         spec = BackboneSpec.from_dict(backbone)
         preprocessing = Preprocessing.from_dict(facts["preprocessing"])
         labels, digest = tuple(map(str, facts["labels"])), facts["weights_sha256"]
+        outputs = int(facts.get("outputs", len(labels)))
+        if outputs != len(labels) and (outputs, len(labels)) != (1, 2):
+            raise ModelError(
+                f"{folder / FACTS} has {len(labels)} labels for {outputs} outputs; copy the whole"
+                " folder again"
+            )
         why_not = facts["why_not_timm"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(f"{folder / FACTS} is damaged ({error!r}); fit the model again") from error
@@ -150,7 +162,8 @@ def open_model(location: str | Path) -> Opened:
         raise ModelError(f"{weights} is damaged: its bytes are not those written; copy it again")
     chain = build_chain(spec, preprocessing.size)
     pool = plan.pool or "flatten"
-    model = Model(chain, plan.codes, pool, code_width(chain, plan.codes, pool), len(labels))
+    width = code_width(chain, plan.codes, pool)
+    model = Model(chain, plan.codes, pool, width, outputs, plan.added)
     try:
         model.load_layer_state(safetensors.torch.load_file(weights), str(weights))
     except SafetensorError as error:

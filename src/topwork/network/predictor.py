@@ -12,11 +12,12 @@ import torch
 from PIL import Image
 
 from topwork.data.arrays import encode
-from topwork.data.decode import decode, quiet, upright_rgb
+from topwork.data.decode import decode, quiet, upright_picture
 from topwork.data.image_set import ImageSet
 from topwork.data.loading import Track, map_ahead, read_view, untracked
 from topwork.data.views import render, to_tensor
 from topwork.errors import ImageError, UsageError
+from topwork.network.answers import Answer, answers, conclusions, kind_of_answers
 from topwork.network.device import choose_device, one_core_a_thread
 from topwork.network.folder import Opened, open_model
 
@@ -31,35 +32,57 @@ class Predictor:
     Attributes:
         opened: the model folder's content.
         device: where it runs.
-        labels: the class names, in the order of the probabilities' columns.
+        labels: the names of the classes, labels or numbers, in the order of the answers' columns.
+        kind: what the answers are: "classes", "labels" or "numbers".
     """
 
     opened: Opened
     device: torch.device
     labels: tuple[str, ...] = field(init=False)
+    kind: str = field(init=False)
 
     def __post_init__(self) -> None:
+        kind = kind_of_answers(self.opened.plan.head, self.outputs)
         object.__setattr__(self, "labels", self.opened.labels)
+        object.__setattr__(self, "kind", kind)
 
-    def predict(self, images: Sequence[str | Path | Image.Image | np.ndarray]) -> list[str]:
-        """Return the most probable class of each image.
+    @property
+    def outputs(self) -> int:
+        """How many scores the model gives; one alone where a sigmoid tells two classes apart."""
+        return self.opened.model.head.out_features
+
+    def predict(self, images: Sequence[str | Path | Image.Image | np.ndarray]) -> list[Answer]:
+        """Return for each image what the model says.
+
+        That is the most probable class; of several labels a tuple of those with a probability of
+        0.5 or more; of a regression the number, or a tuple of numbers.
 
         Args:
-            images: paths, Pillow images, or arrays, uint8 or uint16,
-                [H, W] or [H, W, 1 | 3 | 4].
+            images: paths, Pillow images, or arrays, uint8 or uint16, [H, W] or [H, W, C]: grey,
+                RGB, RGBA, or as many bands as the network takes.
 
         Raises:
             ImageError: if one of them cannot be read; the message names it.
         """
-        return [self.labels[i] for i in self.predict_proba(images).argmax(1)]
+        return conclusions(self.kind, self.labels, self.answers_to(images))
 
     def predict_proba(self, images: Sequence[str | Path | Image.Image | np.ndarray]) -> np.ndarray:
-        """Return the probability of each class, float64 [N, classes]; else as `predict`."""
+        """Return the probability of each class or label, float64 [N, labels]; else as `predict`.
+
+        Raises:
+            UsageError: if the model predicts numbers.
+        """
+        if self.kind == "numbers":
+            raise UsageError("the model predicts numbers, no probabilities; call predict")
+        return self.answers_to(images)
+
+    def answers_to(self, images: Sequence[str | Path | Image.Image | np.ndarray]) -> np.ndarray:
+        """Return the probabilities or numbers, float64 [N, labels]; else as `predict`."""
         if isinstance(images, (str, Path)):
             raise UsageError(f"give a list of images, such as [{str(images)!r}]")
 
         def work(batch: Sequence[Any]) -> np.ndarray:
-            return self.probabilities(np.stack([self.view_of(image) for image in batch]))
+            return self.answers(np.stack([self.view_of(image) for image in batch]))
 
         batches = [images[i : i + BATCH] for i in range(0, len(images), BATCH)]
         with quiet(), one_core_a_thread():
@@ -73,7 +96,9 @@ class Predictor:
         digests: Sequence[str] | None = None,
         track: Track = untracked,
     ) -> Iterator[tuple[int, np.ndarray | ImageError]]:
-        """Yield for some images of a set their index with probabilities [classes], or an error.
+        """Yield for some images of a set their index with its answers [labels], or an error.
+
+        Answers are probabilities, or numbers where the model predicts such.
 
         Where digests are given, an image whose bytes have another SHA-256 is an error.
         """
@@ -83,7 +108,7 @@ class Predictor:
             view = self.opened.preprocessing
             views = [read_view(images, index, expected.get(index), view) for index in batch]
             good = [view for view in views if not isinstance(view, ImageError)]
-            rows = iter(self.probabilities(np.stack(good)) if good else [])
+            rows = iter(self.answers(np.stack(good)) if good else [])
             return [view if isinstance(view, ImageError) else next(rows) for view in views]
 
         batches = [indices[i : i + BATCH] for i in range(0, len(indices), BATCH)]
@@ -91,24 +116,26 @@ class Predictor:
             for batch, results in map_ahead(track(batches, "predicting"), work):
                 yield from zip(batch, results, strict=True)
 
-    def probabilities(self, pixels: np.ndarray) -> np.ndarray:
-        """Return the probabilities of at most one batch of views.
+    def answers(self, pixels: np.ndarray) -> np.ndarray:
+        """Return the answers to at most one batch of views.
 
         Args:
-            pixels: uint8 [N, H, W, 3].
+            pixels: uint8 [N, H, W, C].
 
         Returns:
-            float64 [N, classes].
+            float64 [N, labels].
         """
         missing = BATCH - len(pixels)
         filled = np.concatenate([pixels, np.zeros((missing, *pixels.shape[1:]), np.uint8)])
         images = to_tensor(filled, self.opened.preprocessing)
         with torch.inference_mode():
             scores = self.opened.model(images.to(self.device, memory_format=torch.channels_last))
-        return torch.softmax(scores[: len(pixels)].cpu().double(), 1).numpy()
+        return answers(self.opened.plan.head, scores[: len(pixels)].cpu().numpy())
 
     def view_of(self, image: str | Path | Image.Image | np.ndarray) -> np.ndarray:
-        """Return the view of one image that the network sees, uint8 [H, W, 3]."""
+        """Return the view of one image that the network sees, uint8 [H, W, C]."""
+        preprocessing = self.opened.preprocessing
+        channels = preprocessing.channels
         if isinstance(image, (str, Path)):
             try:
                 data = Path(image).read_bytes()
@@ -116,14 +143,14 @@ class Predictor:
                 raise ImageError(
                     str(image), (error.strerror or "cannot be read").lower()
                 ) from error
-            opened = decode(data, str(image))
+            picture = decode(data, str(image), channels)
         elif isinstance(image, np.ndarray):
-            opened = decode(encode(checked(image)), "array")
+            picture = decode(encode(checked(image)), "array", channels)
         elif isinstance(image, Image.Image):
-            opened = upright_rgb(image)
+            picture = upright_picture(image, "image", channels)
         else:
             raise ImageError(type(image).__name__, "give a path, a Pillow image or an array")
-        return render(opened, self.opened.preprocessing)
+        return render(picture, preprocessing)
 
 
 def checked(pixels: np.ndarray) -> np.ndarray:
@@ -132,14 +159,10 @@ def checked(pixels: np.ndarray) -> np.ndarray:
     Raises:
         ImageError: saying what it should be.
     """
-    channels = pixels.shape[2] if pixels.ndim == 3 else 1
-    if (
-        pixels.dtype not in (np.uint8, np.uint16)
-        or channels not in (1, 3, 4)
-        or (pixels.ndim not in (2, 3) or 0 in pixels.shape)
-    ):
+    wrong_kind = pixels.dtype not in (np.uint8, np.uint16)
+    if wrong_kind or pixels.ndim not in (2, 3) or 0 in pixels.shape:
         what = f"{pixels.dtype} {list(pixels.shape)}"
-        raise ImageError("array", f"is {what}; give uint8 or uint16, [H, W] or [H, W, 1 | 3 | 4]")
+        raise ImageError("array", f"is {what}; give uint8 or uint16, [H, W] or [H, W, C]")
     return pixels
 
 

@@ -6,13 +6,16 @@ import inspect
 import json
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from topwork.errors import BackboneError, did_you_mean
+from topwork.errors import BackboneError, PlanError, did_you_mean
 
 if TYPE_CHECKING:
     from torch import nn
+
+CHANNELS = "in_chans"
+"""The argument for image channels: timm's name, here of every library; absent where there are 3."""
 
 LIBRARIES = ("timm", "torchvision", "topwork")
 OWN_NAMES = (
@@ -51,7 +54,8 @@ class BackboneSpec:
     Attributes:
         library: ``"timm"``, ``"torchvision"`` or ``"topwork"``.
         architecture: the library's name for it, without a tag of weights.
-        arguments: JSON-able keyword arguments of its builder; ``num_classes`` is among them.
+        arguments: JSON-able keyword arguments of its builder; ``num_classes`` is among them, and
+            ``in_chans`` if its images have other than three channels.
     """
 
     library: str
@@ -93,6 +97,11 @@ class BackboneSpec:
                 raise BackboneError(f"backbone: {key} must be a {kind.__name__}, not {data[key]!r}")
         return cls(**data)
 
+    @property
+    def channels(self) -> int:
+        """Channels of the images that it takes."""
+        return int(self.arguments.get(CHANNELS, 3))
+
     def build(self) -> nn.Module:
         """Return the network with random weights: float32, on the CPU, in eval mode.
 
@@ -101,6 +110,8 @@ class BackboneSpec:
                 its forward pass needs more than one input.
         """
         arguments = {k: tuple(v) if isinstance(v, list) else v for k, v in self.arguments.items()}
+        if self.library != "timm":
+            arguments.pop(CHANNELS, None)
         construct = {"timm": _build_timm, "torchvision": _build_torchvision, "topwork": _build_own}
         try:
             with warnings.catch_warnings():
@@ -114,7 +125,57 @@ class BackboneSpec:
                 f"{self.library} cannot build {self.architecture} with {self.arguments}: {reason}"
             ) from error
         _check_single_input(network, self.architecture)
+        if self.library != "timm" and self.channels != 3:
+            from topwork.network.inputs import set_channels  # plain data starts without torch
+
+            set_channels(network, self.channels)
         return network.float().eval()
+
+
+def spec_for(spec: BackboneSpec, size: tuple[int, int], channels: int) -> BackboneSpec:
+    """Return the same architecture for images of another size or channel count.
+
+    The size becomes an argument of the builder where the architecture is made for one size, as
+    with learned position embeddings; others take any.
+
+    Raises:
+        PlanError: if torchvision's vision transformer is to take what it cannot.
+    """
+    arguments = dict(spec.arguments)
+    if channels != spec.channels:
+        arguments[CHANNELS] = channels
+    argument = size_argument(spec)
+    if argument == "image_size":
+        arguments[argument] = _square(spec.architecture, size)
+    elif argument:
+        arguments[argument] = list(size)
+    return replace(spec, arguments=arguments)
+
+
+def size_argument(spec: BackboneSpec) -> str | None:
+    """Return the builder's argument for the size of images; None if it needs not know."""
+    if spec.library == "timm":
+        import timm
+
+        config = timm.models.get_pretrained_cfg(spec.architecture)
+        fixed = config is not None and config.fixed_input_size
+        return "img_size" if fixed or "img_size" in spec.arguments else None
+    by_name = {"vit": "image_size", "maxvit": "input_size"}
+    family = spec.architecture.partition("_")[0]
+    return by_name.get(family) if spec.library == "torchvision" else None
+
+
+def _square(architecture: str, size: tuple[int, int]) -> int:
+    """Return the side of the images that torchvision's vision transformer is to take."""
+    height, width = size
+    patch = int(architecture.rpartition("_")[2])  # as in vit_b_16
+    if height != width or height % patch:
+        side = max(1, round(min(size) / patch)) * patch
+        raise PlanError(
+            f"input_size {height}x{width}: torchvision's {architecture} takes squares whose side is"
+            f" a multiple of {patch}; give one, such as {[side, side]}"
+        )
+    return height
 
 
 def _build_timm(architecture: str, arguments: dict[str, Any]) -> nn.Module:

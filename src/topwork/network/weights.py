@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from topwork.errors import WeightsError
+from topwork.network.inputs import COLORS, InputChange, adapt_state, shown
 from topwork.network.state import read_state
 
 __all__ = ["Accounting", "NameMatch", "assign_weights", "match_names", "read_state"]
@@ -96,6 +97,7 @@ class Accounting:
         unused: in the file, and not needed.
         prefix: what was taken off the names in the file.
         renamed: how many names of the file were brought up to date otherwise.
+        adapted: those of ``reused`` that were fitted to another image size or channel count.
     """
 
     reused: tuple[str, ...]
@@ -105,11 +107,13 @@ class Accounting:
     unused: tuple[str, ...]
     prefix: str
     renamed: int
+    adapted: tuple[str, ...] = ()
 
     def describe(self) -> str:
         """Return the counts in one line."""
+        adapted = f" ({len(self.adapted)} adapted to other images)" if self.adapted else ""
         parts = [
-            f"{len(self.reused)} tensors reused",
+            f"{len(self.reused)} tensors reused{adapted}",
             f"{len(self.reinitialized)} re-initialized",
             f"{len(self.dropped)} dropped",
         ]
@@ -132,6 +136,7 @@ def assign_weights(
     reused: int,
     kept: int,
     file: str,
+    change: InputChange | None = None,
 ) -> Accounting:
     """Copy a state into the layers of a network up to depth ``reused``, and account for the rest.
 
@@ -146,6 +151,8 @@ def assign_weights(
         reused: names up to this depth must be in the state, with equal shapes.
         kept: names above ``reused`` and up to this depth stay as they are; those above are dropped.
         file: what the state was read from, for messages.
+        change: how the network's images differ from the state's, if they do; what that alters is
+            adapted.
 
     Raises:
         WeightsError: the state lacks a needed tensor, has one of another shape or one that the
@@ -153,7 +160,8 @@ def assign_weights(
     """
     own = network.state_dict()
     match = match_names(state, own)
-    given = match.state
+    adapted = adapt_state(match.state, network, change) if change else {}
+    given = match.state | adapted
     above = len(depths)
     heads = tuple({name.rpartition(".")[0] + "." for name in own if depth_of[name] == above})
     computed = {name for name, _ in network.named_buffers()} - own.keys()
@@ -173,7 +181,13 @@ def assign_weights(
     if missing and not unknown and not misshapen:
         _check_coverage(missing, given, depth_of, depths, file)
     if missing or unknown or misshapen:
-        raise WeightsError(_misfit(file, own, given, missing, unknown, misshapen))
+        hint = "is it the file of another network?"
+        if misshapen and change:
+            hint = (
+                f"it is for {shown(change.source)} pixels in {COLORS} channels and not all of it"
+                " can be adapted; leave out input_size and channels, or choose another network"
+            )
+        raise WeightsError(_misfit(file, own, given, missing, unknown, misshapen, hint))
 
     copied = tuple(name for name in needed if name in given)
     _check_finite(copied, given, file)
@@ -188,6 +202,7 @@ def assign_weights(
         unused=tuple(name for name in given if name not in set(copied)),
         prefix=match.prefix,
         renamed=match.renamed,
+        adapted=tuple(name for name in copied if name in adapted),
     )
 
 
@@ -222,6 +237,7 @@ def _misfit(
     missing: Sequence[str],
     unknown: Sequence[str],
     misshapen: Sequence[str],
+    hint: str,
 ) -> str:
     shapes = [
         f"{name} is {list(given[name].shape)} in the file, {list(own[name].shape)} in the network"
@@ -236,10 +252,7 @@ def _misfit(
         )
         if names
     ]
-    return (
-        f"{file} does not fit the network: {'; '.join(findings)};"
-        " is it the file of another network?"
-    )
+    return f"{file} does not fit the network: {'; '.join(findings)}; {hint}"
 
 
 def _first(names: Sequence[str], count: int = 3) -> str:

@@ -8,7 +8,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -20,27 +20,38 @@ import torch
 from topwork.data.audit import Audit
 from topwork.data.image_set import ImageSet
 from topwork.learn.fit import Fitted
-from topwork.learn.metrics import evaluate
+from topwork.learn.label_metrics import evaluate_labels
+from topwork.learn.metrics import evaluate as evaluate_classes
+from topwork.learn.number_metrics import evaluate_numbers
+from topwork.learn.targets import Targets, names_of
+from topwork.network.answers import conclusions
 from topwork.network.folder import why_not_timm
 from topwork.network.loading import Loaded
 
 RECORD = "record.json"
 
 
-def headline(
-    probabilities: np.ndarray, labels: np.ndarray, classes: tuple[str, ...], seed: int
-) -> dict[str, Any]:
-    """Return the metrics under ``test``, and the first of them on top."""
-    metrics = evaluate(probabilities, labels, classes, seed=seed)
-    accuracy = metrics["accuracy"]
-    return {
-        "metric": "accuracy",
-        "value": accuracy["value"],
-        "interval": accuracy["interval"],
-        "n": accuracy["n"],
-        "accuracy": accuracy["value"],
-        "test": metrics,
-    }
+HEADLINES = {
+    "classes": "accuracy",
+    "labels": "mean_average_precision",
+    "numbers": "mean_absolute_error",
+}
+
+
+def results(answers: np.ndarray, targets: Targets, seed: int) -> dict[str, Any]:
+    """Return the metrics under ``test``, and one of them on top, by the kind of targets.
+
+    Args:
+        answers: [n, names], as a predictor gives them.
+        targets: of the same images.
+        seed: of the intervals.
+    """
+    known = targets.answered()
+    evaluate = {"classes": evaluate_classes, "labels": evaluate_labels, "numbers": evaluate_numbers}
+    metrics = evaluate[known.kind](answers, known.values, known.names, seed=seed)
+    metric = HEADLINES[known.kind]
+    accuracy = {"accuracy": metrics[metric]["value"]} if known.kind == "classes" else {}
+    return {"metric": metric, **metrics[metric], **accuracy, "test": metrics}
 
 
 def facts_of_fit(
@@ -60,7 +71,7 @@ def facts_of_fit(
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "seed": seed,
-        "classes": list(images.classes),
+        "classes": list(names_of(images, plan.head)),
         "plan": plan.to_dict(),
         "plan_in_words": plan.describe().splitlines(),
         "notes": notes_on(loaded, fitted, lost),
@@ -72,7 +83,8 @@ def facts_of_fit(
             "accounting": accounting.describe() if accounting else "all layers are random",
             "license": loaded.backbone.about.get("license"),
         },
-        "head": fitted.probe.record(),
+        "head": probes[-1] if (probes := probes_of(fitted)) else None,
+        "phases": list(fitted.records),
         "data": audited.to_dict() | {"summary": audited.lines(), "lost_later": lost},
         "why_not_timm": why_not_timm(fitted.model, loaded),
         "timings": clock.laps,
@@ -81,7 +93,7 @@ def facts_of_fit(
             "python": platform.python_version(),
             "cores": os.cpu_count(),
             "threads": torch.get_num_threads(),
-            "device": str(fitted.extractor.runtime.device),
+            "device": str(fitted.samples.runtime.device),
         },
         "versions": {
             name: version(name)
@@ -104,35 +116,62 @@ def notes_on(loaded: Loaded, fitted: Fitted, lost: list[tuple[str, str]]) -> lis
             for cut in cuts
             if cut.before
         ),
-        *fitted.probe.notes,
+        *(note for probe in probes_of(fitted) for note in probe["notes"]),
         *(f"lost after the audit: {name}: {reason}" for name, reason in lost),
     ]
+
+
+def probes_of(fitted: Fitted) -> list[dict[str, Any]]:
+    """Return the records of how a head was chosen and solved for, phase by phase."""
+    return [record["probe"] for record in fitted.records if "probe" in record]
 
 
 def write_split(path: Path, images: ImageSet, audited: Audit) -> None:
     """Write which image went to which side."""
     sides = audited.split.side_of()
     rows = (
-        (item.name, " ".join(item.labels), sides.get(index, "none"), audited.digests[index] or "")
+        (item.name, in_words(item.labels), sides.get(index, "none"), audited.digests[index] or "")
         for index, item in enumerate(images.items)
     )
     write_csv(path, ("name", "label", "side", "sha256"), rows)
 
 
 def write_predictions(
-    path: Path, images: ImageSet, tested: list[int], probabilities: np.ndarray
+    path: Path,
+    images: ImageSet,
+    tested: Sequence[int],
+    answers: np.ndarray,
+    targets: Targets,
 ) -> None:
-    """Write what the shipped model said about each test image."""
-    rows = (
-        (
-            images.items[index].name,
-            images.items[index].labels[0],
-            images.classes[int(row.argmax())],
-            f"{row.max():.6f}",
-        )
-        for index, row in zip(tested, probabilities, strict=True)
-    )
-    write_csv(path, ("name", "label", "predicted", "probability"), rows)
+    """Write what the shipped model said about each test image.
+
+    Args:
+        path: the CSV file to write.
+        images: the data.
+        tested: the images.
+        answers: [tested, names], as a predictor gives them.
+        targets: of these images.
+    """
+    known = targets.answered()
+    header = {"classes": ("probability",), "labels": known.names, "numbers": ()}[known.kind]
+    rows = []
+    said = conclusions(known.kind, known.names, answers)
+    for index, row, answer in zip(tested, answers, said, strict=True):
+        item = images.items[index]
+        shown = {"classes": [row.max()], "labels": row, "numbers": []}[known.kind]
+        predicted = in_words(answer if isinstance(answer, tuple) else (answer,))
+        cells = (f"{probability:.6f}" for probability in shown)
+        rows.append((item.name, in_words(item.labels), predicted, *cells))
+    write_csv(path, ("name", "label", "predicted", *header), rows)
+
+
+def in_words(parts: Sequence[str | float]) -> str:
+    """Write labels or numbers in one cell; numbers to the seven digits of single precision.
+
+    >>> in_words(("wet", "cold")), in_words((112.83956146240234,))
+    ('wet;cold', '112.8396')
+    """
+    return ";".join(part if isinstance(part, str) else f"{part:.7g}" for part in parts)
 
 
 def write_csv(path: Path, header: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -> None:

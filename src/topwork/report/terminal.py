@@ -6,18 +6,35 @@ prints as it is.
 
 from __future__ import annotations
 
-import csv
 import json
 import sys
 from datetime import datetime
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 # Where no terminal limits them, tables are as wide as they need: nothing is cut off.
 out_console = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
 err_console = Console(stderr=True, highlight=False)
+
+
+METRICS = {
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "mean_average_precision": "mean average precision",
+    "f1": "mean F1",
+    "exact_match": "all labels right",
+    "label_accuracy": "right labels",
+    "roc_auc": "area under ROC curve",
+    "average_precision": "average precision",
+    "log_loss": "log loss",
+    "calibration_error": "calibration error",
+    "mean_absolute_error": "mean absolute error",
+    "root_mean_squared_error": "root mean squared error",
+    "r2": "R squared",
+}
 
 
 def note(text: str) -> None:
@@ -30,18 +47,6 @@ def print_json(data: Any) -> None:
     print(json.dumps(data, indent=2))
 
 
-def print_csv(rows: list[dict[str, Any]], top: int) -> None:
-    """Print predictions as CSV: path, label and probability of the best classes, error."""
-    numbers = ["", *(f"_{rank}" for rank in range(2, top + 1))]
-    columns = [part for n in numbers for part in (f"label{n}", f"probability{n}")]
-    writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(["path", *columns, "error"])
-    for row in rows:
-        cells = [cell for best in row.get("top", []) for cell in best.values()]
-        cells += [""] * (len(columns) - len(cells))
-        writer.writerow([row["path"], *cells, row.get("error", "")])
-
-
 def print_fit(record: dict[str, Any]) -> None:
     """Print what a fit found, for people."""
     for line in record["data"]["summary"]:
@@ -49,25 +54,89 @@ def print_fit(record: dict[str, Any]) -> None:
     for line in record["notes"]:
         note(line)
     print("\n".join(record["plan_in_words"]))
+    for number, phase in enumerate(record["phases"], 1):
+        print_phase(phase, number)
     print_metrics(record["test"])
-    cache = record["cached_codes"]
-    print(
-        f"{record['seconds']:.1f} s; {cache['computed']} of {cache['images']} images went through"
-        " the trunk, the others came from the cache"
-    )
+    print(f"{record['seconds']:.1f} s; {trunk_use(record['cached_codes'])}")
     print(f"run folder: {record['run']}")
     print(f"next: topwork predict {record['run']} IMAGE...")
+
+
+def trunk_use(cache: dict[str, Any]) -> str:
+    """Say how often the trunk ran."""
+    if not cache["computed"]:
+        return "no image went through the trunk: all came from the cache"
+    return f"{cache['computed']} views of images went through the trunk; what was cached did not"
+
+
+def print_phase(phase: dict[str, Any], number: int) -> None:
+    """Print what became of a phase: its curve if it was gradual, else its end in one line."""
+    if "probe" in phase:
+        found = phase["probe"]["out_of_fold"]
+        print(
+            f"phase {number}: head solved for on {phase['images']} images;"
+            f" {found['metric'].replace('_', ' ')} {decimal(found['value'])} out of fold"
+        )
+    elif phase.get("gradual"):
+        table = Table(f"phase {number}: frozen up to", "held out", "95 % interval", "", box=None)
+        start = phase["start"]
+        table.add_row("everything, the head solved for", decimal(start["accuracy"]), "", "")
+        for point in phase["curve"]:
+            mark = "kept" if point["frozen"] == phase["chosen"] else ""
+            held_out = {"value": point["accuracy"], "interval": point["interval"]}
+            table.add_row(escape(point["frozen"]), *figure(held_out), mark)
+        out_console.print(table)
+    else:
+        best, epochs = phase["best"], phase["epochs"]
+        text = f"phase {number}: {len(epochs)} epochs, {phase['seconds']:.1f} s"
+        if best:
+            text += (
+                f"; epoch {best['epoch']} was the best, {best['accuracy']['value']:.3f} right of"
+                f" {phase['held_out']} held out"
+            )
+        print(f"{text}{'; ' + phase['stopped'] if phase['stopped'] else ''}")
 
 
 def print_metrics(metrics: dict[str, Any]) -> None:
     """Print metrics with their intervals."""
     table = Table("metric", "value", "95 % interval", "images", box=None)
-    for name in ("accuracy", "balanced_accuracy", "log_loss", "calibration_error"):
-        row = metrics[name]
-        low, high = row["interval"]
-        label = name.replace("_", " ")
-        table.add_row(label, f"{row['value']:.3f}", f"{low:.3f} to {high:.3f}", str(row["n"]))
+    for name in (name for name in METRICS if name in metrics):
+        table.add_row(METRICS[name], *figure(metrics[name]), str(metrics[name]["n"]))
     out_console.print(table)
+    if "per_label" in metrics:
+        print_each(metrics["per_label"], "label", "average_precision")
+    elif len(metrics.get("per_number", ())) > 1:
+        print_each(metrics["per_number"], "name", "mean_absolute_error")
+
+
+def print_each(rows: list[dict[str, Any]], what: str, metric: str) -> None:
+    """Print one metric of each label or number."""
+    table = Table(what, METRICS[metric], "95 % interval", "images", box=None)
+    for row in rows:
+        table.add_row(escape(row[what]), *figure(row[metric]), str(row.get("n", row[metric]["n"])))
+    out_console.print(table)
+
+
+def figure(row: dict[str, Any]) -> tuple[str, str]:
+    """Write a value and its interval; "-" where it is not defined.
+
+    >>> figure({"value": 0.12345, "interval": [0.1, 20.0], "n": 7})
+    ('0.123', '0.100 to 20.0')
+    """
+    if row["value"] is None:
+        return "-", "-"
+    low, high = row["interval"]
+    return decimal(row["value"]), f"{decimal(low)} to {decimal(high)}"
+
+
+def decimal(value: float) -> str:
+    """Write three digits, for numbers below 1 three decimals.
+
+    >>> decimal(0.0123), decimal(12.345), decimal(4321.0)
+    ('0.012', '12.3', '4321')
+    """
+    size = abs(value)
+    return f"{value:.{3 if size < 1.0005 else 2 if size < 9.995 else 1 if size < 99.95 else 0}f}"
 
 
 def print_axis(facts: dict[str, Any]) -> None:

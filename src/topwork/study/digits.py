@@ -18,7 +18,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +31,6 @@ from topwork.data.image_set import ImageSet
 from topwork.data.items import images_from_arrays
 from topwork.data.views import Preprocessing
 from topwork.learn.loop import evaluate, own_randomness, train
-from topwork.learn.optimizers import Training
 from topwork.learn.probe import probe
 from topwork.network.chain import trace_chain
 from topwork.network.cut import Trunk
@@ -40,6 +39,7 @@ from topwork.network.fetch import WeightsSource
 from topwork.network.small_convnet import small_convnet
 from topwork.network.spec import BackboneSpec
 from topwork.network.zoo import Backbone
+from topwork.phase import Phase
 from topwork.study.transfer import Score, Trial, Way
 
 CHANNELS = (16, 32, 64)
@@ -49,10 +49,12 @@ Codes = tuple[np.ndarray, np.ndarray]  # of the images to learn from and of thos
 CLASSES = 5  # of the target: the digits 5-9
 LABELS_PER_CLASS = (2, 5, 20)
 
-SOURCE_TRAINING = Training(epochs=10, batch_size=32, rate=0.05, warmup_epochs=1)
+SOURCE_TRAINING = Phase(
+    epochs=10, batch=32, optimizer="sgd", rate=0.05, weight_decay=5e-4, warmup=1
+)
 # In favor of training from scratch: the best for it, on the test part, of 20 settings tried on
 # other seeds (SGD, AdamW, several rates, lengths, decays, batch sizes). Small batches regularize.
-TARGET_TRAINING = Training(epochs=60, batch_size=4, rate=0.05, warmup_epochs=1)
+TARGET_TRAINING = replace(SOURCE_TRAINING, epochs=60, batch=4)
 
 
 @dataclass(frozen=True)
@@ -92,8 +94,8 @@ def run_trial(
     seed: int,
     *,
     labels_per_class: Sequence[int] = LABELS_PER_CLASS,
-    source_training: Training = SOURCE_TRAINING,
-    target_training: Training = TARGET_TRAINING,
+    source_training: Phase = SOURCE_TRAINING,
+    target_training: Phase = TARGET_TRAINING,
 ) -> Trial:
     """Train a source network, draw labels, and learn the target from them in every way.
 
@@ -141,12 +143,12 @@ def run_trial(
     )
 
 
-def train_source(seed: int, source: Task, settings: Training = SOURCE_TRAINING) -> nn.Sequential:
+def train_source(seed: int, source: Task, phase: Phase = SOURCE_TRAINING) -> nn.Sequential:
     """Return the network that `run_trial` reuses with this seed, in eval mode."""
     source_seed = _seeds(seed)[0]
     network = _network(source_seed, 4 * CLASSES)
     with one_core_a_thread():
-        _fit(network, source.images, source.labels, settings, source_seed)
+        _fit(network, source.images, source.labels, phase, source_seed)
     return network
 
 
@@ -224,15 +226,15 @@ def _scores_of_codes(
 
 
 def _accuracy_when_trained(
-    start: nn.Module, target: Task, rows: Tensor, settings: Training, seed: int
+    start: nn.Module, target: Task, rows: Tensor, phase: Phase, seed: int
 ) -> float:
     network = copy.deepcopy(start)
-    _fit(network, target.images[rows], target.labels[rows], settings, seed)
+    _fit(network, target.images[rows], target.labels[rows], phase, seed)
     return evaluate(network, target.test_images, target.test_labels)[1]
 
 
-def _fit(network: nn.Module, images: Tensor, labels: Tensor, settings: Training, seed: int) -> None:
-    for _ in train(network, images, labels, settings=settings, seed=seed):
+def _fit(network: nn.Module, images: Tensor, labels: Tensor, phase: Phase, seed: int) -> None:
+    for _ in train(network, images, labels, phase, seed=seed):
         pass
 
 

@@ -19,6 +19,7 @@ import torch
 import torchvision
 from torch import Tensor
 
+from topwork.data.augment import PLAIN, View
 from topwork.data.decode import DECODING
 from topwork.data.views import Preprocessing
 from topwork.errors import ChainError
@@ -64,6 +65,7 @@ def fingerprint(
     preprocessing: Preprocessing,
     runtime: Runtime,
     canary: str,
+    view: View = PLAIN,
 ) -> dict[str, Any]:
     """Return the facts that identify the codes at one of a trunk's cuts, as plain data.
 
@@ -73,7 +75,7 @@ def fingerprint(
         "format": FORMAT,
         "decoding": dict(DECODING),
         "preprocessing": preprocessing.to_dict(),
-        "view": "plain",
+        "view": view.facts(),
         "weights": digest_of_tensors(trunk.state(number + 1)),
         "program": hashlib.sha256(trunk.programs[number].encode()).hexdigest(),
         "canary": canary,
@@ -87,6 +89,24 @@ def fingerprint(
             "timm": timm.__version__,
             "numpy": np.__version__,
         },
+    }
+
+
+def fingerprint_of_pixels(preprocessing: Preprocessing, view: View = PLAIN) -> dict[str, Any]:
+    """Return the facts that identify rendered pixels, as plain data: no network is among them."""
+    return {
+        "format": FORMAT,
+        "decoding": dict(DECODING),
+        "rendering": {
+            "size": list(preprocessing.size),
+            "crop": preprocessing.crop,
+            "interpolation": preprocessing.interpolation,
+            "channels": preprocessing.channels,
+        },
+        "view": view.facts(),
+        "cut": "input",
+        "pool": "none",
+        "dtype": "uint8",
     }
 
 
@@ -120,9 +140,9 @@ def canary(
         ChainError: if a code depends on what else is in its batch.
     """
     height, width = preprocessing.size
-    count = 2 * height * width * 3
+    count = 2 * height * width * preprocessing.channels
     noise = (np.arange(count, dtype=np.uint64) * 2654435761 >> 13) & 255
-    pixels = noise.astype(np.uint8).reshape(2, height, width, 3)
+    pixels = noise.astype(np.uint8).reshape(2, height, width, preprocessing.channels)
     found = codes(pixels)
     for alone, together in zip(codes(pixels[:1]), found, strict=True):
         if np.abs(alone[0] - together[0]).max() > 1e-4 * np.abs(together).max():

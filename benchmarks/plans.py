@@ -1,0 +1,133 @@
+"""Every way of reusing layers, each as a plan file, fitted to a real set; one table.
+
+The plans are those of examples/plans/. Sets are cut down and some images seen small, so that all
+end within a quarter of an hour on two cores; the table says what each was fitted to. The weights
+of the rows that ask for another task come from two fits of their own, to the halves A and B of
+cifar10_third.
+
+    python benchmarks/plans.py --out /tmp/plans
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import sets
+from places import options, require
+
+PLANS = Path(__file__).resolve().parents[1] / "examples" / "plans"
+HALVES = {
+    "A": ("airplane", "automobile", "bird", "cat", "deer"),
+    "B": ("dog", "frog", "horse", "ship", "truck"),
+}
+
+
+@dataclass(frozen=True)
+class Fit:
+    """One row: what it is called, its plan, its data, and where its weights come from."""
+
+    way: str
+    plan: str
+    data: str
+    weights: str
+
+
+FITS = (
+    Fit("fixed feature extractor, linear SVM", "features", "hymenoptera", "mobilenetv2_100"),
+    Fit("linear classifier on an earlier stage", "earlier_stage", "neu_steel", "mobilenetv2_100"),
+    Fit("drop the top layers", "drop_top", "neu_steel", "mobilenetv2_100"),
+    Fit("replace the top layers, add more", "replace_top", "sign_digits", "mobilenetv2_100"),
+    Fit("two adaptation layers", "adaptation_layers", "flowers12", "vit_tiny_patch16_224"),
+    Fit("freeze k, train the rest", "freeze_lower", "sign_digits", "mobilenetv2_100"),
+    Fit("warm up the head, then fine-tune", "warmup_finetune", "wbc", "mobilenetv2_100"),
+    Fit("gradual unfreezing", "gradual", "sign_digits", "mobilenetv2_100"),
+    Fit("fine-tune everything", "finetune", "hymenoptera", "vit_tiny_patch16_224"),
+    Fit("from scratch: A", "scratch", "cifar_A", ""),
+    Fit("from scratch: B", "scratch", "cifar_B", ""),
+    Fit("Yosinski AnB", "yosinski_frozen", "cifar_B", "cifar_A"),
+    Fit("Yosinski AnB+", "yosinski_tuned", "cifar_B", "cifar_A"),
+    Fit("Yosinski BnB", "yosinski_frozen", "cifar_B", "cifar_B"),
+    Fit("Yosinski BnB+", "yosinski_tuned", "cifar_B", "cifar_B"),
+    Fit("auxiliary task, then supervised", "pretrained_then_supervised", "cifar_B", "cifar_A"),
+)
+
+
+def main() -> int:
+    parser = options(__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="folder for runs and table")
+    parser.add_argument("--only", help="the plan to fit, by its name")
+    args = parser.parse_args()
+    require(args.data, args.weights)
+    rows = []
+    for number, fit in enumerate(FITS, 1):
+        if args.only and fit.plan != args.only:
+            continue
+        run = args.out / f"{number:02}-{fit.plan}-{fit.data}"
+        record = fitted(fit, run, args)
+        rows.append(row_of(fit, record))
+        print(rows[-1], flush=True)
+    header = (
+        "| way | plan | data | accuracy | interval | n | seconds |\n|---|---|---|---|---|---|---|"
+    )
+    (args.out / "table.md").write_text("\n".join([header, *rows]) + "\n", encoding="utf-8")
+    return 0
+
+
+def fitted(fit: Fit, run: Path, args: argparse.Namespace) -> dict:
+    """Fit one row's plan, unless it has been; return its record."""
+    if not (run / "record.json").exists():
+        command = [sys.executable, "-m", "topwork", "fit", str(data_of(fit.data, args))]
+        command += ["--plan", str(PLANS / f"{fit.plan}.json"), "--out", str(run), "--resume"]
+        if fit.weights.startswith("cifar"):
+            (source,) = args.out.glob(f"*-scratch-{fit.weights}")
+            command += ["--weights", str(source / "model" / "model.safetensors")]
+        elif fit.weights:
+            command += ["--backbone", str(args.weights / fit.weights)]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return json.loads((run / "record.json").read_text(encoding="utf-8"))
+
+
+def data_of(name: str, args: argparse.Namespace) -> Path:
+    """Return the data of a row, cut down where it is large."""
+    if name.startswith("cifar"):
+        return half_of_cifar(args.data / "cifar10_third_jpg.zip", name[-1], args.out / "data")
+    caps = {"sign_digits": 40, "wbc": 60}
+    return sets.write_set(name, args.data, args.out / "data", train=caps.get(name), test=60)
+
+
+def half_of_cifar(archive: Path, half: str, out: Path) -> Path:
+    """Unpack half of the classes: 600 images each to train on, 200 to test."""
+    folder = out / f"cifar_{half}"
+    if not folder.exists():
+        taken: dict[str, int] = {}
+        with zipfile.ZipFile(archive) as opened:
+            for member in sorted(opened.namelist()):
+                place = Path(member)
+                side, name = place.parent.parent.name, place.parent.name
+                limit = 600 if side == "train" else 200
+                key = f"{side}/{name}"
+                if name in HALVES[half] and place.suffix and taken.get(key, 0) < limit:
+                    taken[key] = taken.get(key, 0) + 1
+                    target = folder / key / place.name
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    target.write_bytes(opened.read(member))
+    return folder
+
+
+def row_of(fit: Fit, record: dict) -> str:
+    """Return a row of the table."""
+    low, high = record["interval"]
+    return (
+        f"| {fit.way} | {fit.plan} | {fit.data} | {record['value']:.3f} | [{low:.3f}, {high:.3f}]"
+        f" | {record['n']} | {record['seconds']:.0f} |"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,182 @@
+"""What training minimizes: the loss of a batch, for each kind of target."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from topwork.phase import Phase
+
+
+@dataclass(frozen=True)
+class Objective:
+    """The loss of scores against targets, and how it is weighed.
+
+    Attributes:
+        kind: "classes" (cross-entropy), "labels" (binary cross-entropy, mean over the labels) or
+            "numbers" (squared error, mean over the numbers).
+        label_smoothing: of classes: share of the weight spread over all of them.
+        weights: of classes [classes], of labels [labels] for where they apply; None for equal.
+    """
+
+    kind: str = "classes"
+    label_smoothing: float = 0.0
+    weights: Tensor | None = None
+
+    def loss(self, scores: Tensor, targets: Tensor) -> Tensor:
+        """Return the loss of each sample, [n].
+
+        Args:
+            scores: [n, outputs].
+            targets: int64 [n] classes, or shares [n, classes] where samples are mixed; float
+                [n, outputs] labels or numbers.
+        """
+        if self.kind == "labels":
+            terms = functional.binary_cross_entropy_with_logits(
+                scores, targets, pos_weight=self.weights, reduction="none"
+            )
+            return terms.mean(1)
+        if self.kind == "numbers":
+            return (scores - targets).square().mean(1)
+        return functional.cross_entropy(
+            scores,
+            targets,
+            weight=self.weights,
+            label_smoothing=self.label_smoothing,
+            reduction="none",
+        )
+
+    def plain(self) -> Objective:
+        """Return the same without smoothing and weights, by which a model is scored."""
+        return Objective(self.kind)
+
+    def right(self, scores: Tensor, targets: Tensor) -> Tensor:
+        """Return for each sample whether it is right, [n]: its class, or all of its labels.
+
+        Of numbers none is right. Of a mixed sample, the class with the largest share counts.
+        """
+        if self.kind == "labels":
+            return ((scores > 0) == (targets > 0.5)).all(1)
+        if self.kind == "numbers":
+            return torch.zeros(len(scores), dtype=torch.bool, device=scores.device)
+        classes = targets if targets.ndim == 1 else targets.argmax(1)
+        return scores.argmax(1) == classes
+
+
+def make_objective(kind: str, targets: Tensor, outputs: int, phase: Phase) -> Objective:
+    """Return a phase's objective on given training targets.
+
+    With ``balance="loss"`` a class weighs n / (classes present * its samples), so that the mean
+    weight of a sample is 1; a label's positive samples weigh as much as its negative ones.
+    """
+    if phase.balance != "loss" or kind == "numbers":
+        return Objective(kind, phase.label_smoothing)
+    if kind == "labels":
+        positive = targets.sum(0).clamp(min=1)
+        return Objective(kind, phase.label_smoothing, (len(targets) - positive).clamp(1) / positive)
+    counts = torch.bincount(targets, minlength=outputs).float()
+    weights = len(targets) / (counts.clamp(min=1) * (counts > 0).sum())
+    return Objective(kind, phase.label_smoothing, weights)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Where numbers lie: training sees them with mean 0 and deviation 1, whatever their units.
+
+    Attributes:
+        mean: of each number, [outputs].
+        deviation: likewise; 1 where a number is constant.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+
+    @staticmethod
+    def of(numbers: Tensor) -> Scale:
+        """Return the scale of training numbers [n, outputs]."""
+        deviation = numbers.std(0, unbiased=False)
+        return Scale(numbers.mean(0), torch.where(deviation > 0, deviation, 1.0))
+
+    def apply(self, numbers: Tensor) -> Tensor:
+        """Return numbers in units of the deviation, around the mean."""
+        return (numbers - self.mean) / self.deviation
+
+    @torch.no_grad()
+    def enter(self, head: nn.Linear) -> None:
+        """Make a head that gives numbers give scaled ones."""
+        head.weight.div_(self.deviation[:, None])
+        head.bias.sub_(self.mean).div_(self.deviation)
+
+    @torch.no_grad()
+    def leave(self, head: nn.Linear) -> None:
+        """Make a head that gives scaled numbers give them in their own units."""
+        head.weight.mul_(self.deviation[:, None])
+        head.bias.mul_(self.deviation).add_(self.mean)
+
+
+def sampling_weights(kind: str, targets: Tensor) -> Tensor:
+    """Return the chance of each sample to be drawn, such that classes are drawn equally often.
+
+    >>> sampling_weights("classes", torch.tensor([0, 0, 0, 1])).tolist()[-1]
+    0.5
+    """
+    if kind != "classes":
+        return torch.full((len(targets),), 1 / max(1, len(targets)))
+    _, own, counts = torch.unique(targets, return_inverse=True, return_counts=True)
+    return 1 / (counts[own] * len(counts))
+
+
+def mix_batch(
+    inputs: tuple[Tensor, ...], targets: Tensor, classes: int, phase: Phase, draw: torch.Generator
+) -> tuple[tuple[Tensor, ...], Tensor]:
+    """Mix the samples of a batch with each other, and their targets by the same shares.
+
+    "mixup" (Zhang et al. 2018) adds share * sample + (1 - share) * another, the share drawn from
+    Beta(a, a), one for the batch. "cutmix" (Yun et al. 2019) puts a rectangle of the other into
+    the sample, its area 1 - share; it needs a map, [n, c, height, width].
+
+    Args:
+        inputs: tensors [n, ...] that belong to the same samples.
+        targets: int64 [n], or float [n, outputs].
+        classes: number of classes, for int64 targets.
+        phase: says which and how strongly.
+        draw: random numbers.
+
+    Returns:
+        inputs and float targets [n, classes | outputs].
+    """
+    soft = functional.one_hot(targets, classes).float() if targets.ndim == 1 else targets
+    # Beta(a, a) from two Gamma draws; torch.distributions would use the global random state.
+    # At small a most of them are too small for float32.
+    strength = torch.full((2,), phase.mix_strength, dtype=torch.float64)
+    pair = torch._standard_gamma(strength, generator=draw)
+    share = float(pair[0] / pair.sum()) if float(pair.sum()) > 0 else 1.0
+    other = torch.randperm(len(targets), generator=draw).to(inputs[0].device)
+    if phase.mix == "mixup":
+        mixed = tuple(share * value + (1 - share) * value[other] for value in inputs)
+        return mixed, share * soft + (1 - share) * soft[other]
+    (image,) = inputs
+    height, width = image.shape[-2:]
+    side = math.sqrt(1 - share)
+    center = torch.rand(2, generator=draw)
+    top, bottom = span(float(center[0]), side, height)
+    left, right = span(float(center[1]), side, width)
+    image = image.clone()
+    image[..., top:bottom, left:right] = image[other][..., top:bottom, left:right]
+    share = 1 - (bottom - top) * (right - left) / (height * width)
+    return (image,), share * soft + (1 - share) * soft[other]
+
+
+def span(center: float, side: float, length: int) -> tuple[int, int]:
+    """Return first and last + 1 of a stretch around a center, cut off at the ends.
+
+    >>> span(0.5, 0.5, 8), span(0.0, 0.5, 8)
+    ((2, 6), (0, 2))
+    """
+    half = side * length / 2
+    middle = center * length
+    return max(0, round(middle - half)), min(length, round(middle + half))

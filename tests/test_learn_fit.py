@@ -1,0 +1,309 @@
+"""Fitting plans end to end on a tiny network: phases, frozen bytes, resuming, other heads."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+import topwork
+from topwork import Augment, Hidden, Phase, Plan, Stop, TopworkError
+from topwork.api import fit
+from topwork.data.arrays import encode
+from topwork.data.image_set import ImageSet, Item
+from topwork.learn.checkpoints import Checkpoints
+from topwork.network.state import read_state
+
+TRAINED = Phase(frozen="layer2", epochs=2, rate=1e-3, batch=16)
+
+
+def run(data: Any, backbone: Path, out: Path, *phases: Phase, **choices: Any) -> dict[str, Any]:
+    fitted = {key: choices.pop(key) for key in ("seed", "resume", "track") if key in choices}
+    return fit(data, out, plan=Plan(str(backbone), phases=phases, **choices), **fitted)
+
+
+def weights(run_folder: Path) -> dict[str, np.ndarray]:
+    return safetensors.numpy.load_file(run_folder / "model" / "model.safetensors")
+
+
+def below(name: str, stages: tuple[str, ...]) -> bool:
+    return name.startswith(("conv1", "bn1", *stages))
+
+
+def test_frozen_layers_keep_their_bytes_and_those_above_are_trained(pictures, backbone, tmp_path):
+    source = {k: v.numpy() for k, v in read_state(backbone / "model.safetensors").items()}
+    record = run(pictures, backbone, tmp_path / "run", Phase(), TRAINED)
+    found = weights(tmp_path / "run")
+    changed = {
+        name for name in found if found[name].tobytes() != source.get(name, found[name]).tobytes()
+    }
+    assert not {name for name in changed if below(name, ("layer1", "layer2"))}
+    assert any(name.startswith("layer3") for name in changed)
+    assert any(name.startswith("layer4") for name in changed)
+    assert [len(phase["epochs"]) for phase in record["phases"]] == [0, 2]
+    assert record["cached_codes"]["largest_difference"] < 1e-4
+
+
+def test_the_kept_source_statistics_are_the_sources_and_learned_ones_are_not(
+    pictures, backbone, tmp_path
+):
+    source = {k: v.numpy() for k, v in read_state(backbone / "model.safetensors").items()}
+    for policy, same in (("source", True), ("batch", False)):
+        run(pictures, backbone, tmp_path / policy, replace(TRAINED, batch_norm=policy))
+        mean = "layer4.0.bn1.running_mean"
+        found = weights(tmp_path / policy)[mean]
+        assert (found.tobytes() == source[mean].tobytes()) == same
+
+
+def test_groups_are_told_with_layers_and_rates(pictures, backbone, tmp_path):
+    phase = replace(TRAINED, depth_decay=0.5)
+    record = run(pictures, backbone, tmp_path / "run", phase)
+    rates = {}
+    for group in record["phases"][0]["groups"]:
+        rates |= dict.fromkeys(group["layers"], group["rate"])
+    assert rates["fc"] == 1e-3
+    assert rates["layer4.0.conv1"] == pytest.approx(1e-4)
+    assert rates["layer3.0.conv1"] == pytest.approx(0.5e-4)
+    assert not any(layer.startswith(("layer1", "layer2", "conv1")) for layer in rates)
+
+
+def test_gradual_unfreezing_reports_its_curve_and_goes_back_to_the_best(
+    pictures, backbone, tmp_path
+):
+    phase = Phase(frozen="input", gradual=True, epochs=1, rate=1e-3, stop=Stop(patience=9))
+    record = run(pictures, backbone, tmp_path / "run", Phase(), phase)
+    (curve,) = [p["curve"] for p in record["phases"] if p.get("gradual")]
+    depths = [point["frozen"] for point in curve]
+    assert depths[-1] == "input"
+    assert len(depths) == len(set(depths)) >= 4
+    accuracies = [point["accuracy"] for point in curve]
+    assert accuracies == sorted(accuracies)  # each depth begins with the best so far
+
+
+def test_gradual_unfreezing_gives_up_when_nothing_helps(pictures, backbone, tmp_path):
+    phase = Phase(frozen="input", gradual=True, epochs=1, rate=1e-30)
+    record = run(pictures, backbone, tmp_path / "run", Phase(), phase)
+    gradual = next(p for p in record["phases"] if p.get("gradual"))
+    assert [point["improved"] for point in gradual["curve"]] == [False, False]
+    assert gradual["chosen"] is None
+    assert record["phases"][-1]["images"] == 48  # the head learns from all, in the end
+
+
+def test_a_phase_that_makes_things_worse_is_taken_back(pictures, backbone, tmp_path):
+    wild = Phase(frozen="input", epochs=2, rate=1e-1, reused_rate=10.0, stop=Stop())
+    features = run(pictures, backbone, tmp_path / "features", Phase())
+    record = run(pictures, backbone, tmp_path / "wild", Phase(), wild)
+    assert not record["phases"][1]["improved"]
+    assert record["value"] == features["value"]
+    for name, value in weights(tmp_path / "wild").items():
+        assert value.tobytes() == weights(tmp_path / "features")[name].tobytes(), name
+
+
+class Interrupting:
+    """Shows no progress, and breaks off after some steps of training."""
+
+    def __init__(self, after: int) -> None:
+        self.left = after
+
+    def __call__(self, sequence, description):
+        for part in sequence:
+            if "training" in description:
+                self.left -= 1
+                if self.left < 0:
+                    raise KeyboardInterrupt
+            yield part
+
+
+PHASES = {
+    "two phases": (
+        Phase(),
+        Phase(frozen="layer3", epochs=2, rate=1e-3, batch=16, stop=Stop()),
+        Phase(frozen="layer1", epochs=1, rate=1e-3, batch=16, mix="mixup", average=0.9),
+    ),
+    "gradual": (Phase(frozen="layer1", gradual=True, epochs=1, batch=16, rate=1e-3),),
+    "range test": (Phase(frozen="layer2", epochs=2, batch=16, optimizer="sgd"),),
+}
+
+
+@pytest.mark.parametrize("way", PHASES)
+def test_resumed_after_any_step_gives_the_same_bytes(
+    way, pictures, backbone, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(Checkpoints, "due", lambda self: True)
+    plan = PHASES[way]
+    run(pictures, backbone, tmp_path / "whole", *plan, views=2)
+    expected = (tmp_path / "whole" / "model" / "model.safetensors").read_bytes()
+    out, interruptions = tmp_path / "broken", 0
+    for steps in (1, 2, 3, 1, 4, 2, 99):
+        try:
+            run(pictures, backbone, out, *plan, views=2, resume=True, track=Interrupting(steps))
+            break
+        except KeyboardInterrupt:
+            interruptions += 1
+            assert list((tmp_path / "broken.unfinished").glob("checkpoints/*"))
+            assert not out.exists()
+    assert interruptions >= 2
+    assert (out / "model" / "model.safetensors").read_bytes() == expected
+    assert not (tmp_path / "broken.unfinished").exists()
+
+
+def interrupt(pictures, backbone, out, monkeypatch, phase=TRAINED, **choices):
+    monkeypatch.setattr(Checkpoints, "due", lambda self: True)
+    with pytest.raises(KeyboardInterrupt):
+        run(pictures, backbone, out, phase, track=Interrupting(4), **choices)
+
+
+def test_an_interrupted_fit_is_not_begun_anew_by_accident(
+    pictures, backbone, tmp_path, monkeypatch
+):
+    interrupt(pictures, backbone, tmp_path / "run", monkeypatch)
+    with pytest.raises(TopworkError, match="a fit of it was interrupted; add --resume"):
+        run(pictures, backbone, tmp_path / "run", TRAINED)
+
+
+@pytest.mark.parametrize(
+    ("phase", "choices", "what"),
+    [
+        (replace(TRAINED, rate=2e-3), {}, "plan"),
+        (TRAINED, {"seed": 5}, "seed"),
+    ],
+)
+def test_another_fit_is_not_resumed(
+    phase, choices, what, pictures, backbone, tmp_path, monkeypatch
+):
+    interrupt(pictures, backbone, tmp_path / "run", monkeypatch)
+    with pytest.raises(TopworkError, match=f"had another {what}"):
+        run(pictures, backbone, tmp_path / "run", phase, resume=True, **choices)
+
+
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(
+    pictures, backbone, tmp_path, monkeypatch, caplog
+):
+    run(pictures, backbone, tmp_path / "whole", TRAINED)
+    interrupt(pictures, backbone, tmp_path / "run", monkeypatch)
+    newest = max((tmp_path / "run.unfinished" / "checkpoints").iterdir())
+    newest.write_bytes(newest.read_bytes()[:-1] + b"?")
+    run(pictures, backbone, tmp_path / "run", TRAINED, resume=True)
+    assert f"{newest} is damaged" in caplog.text
+    files = [
+        folder / "model" / "model.safetensors" for folder in (tmp_path / "whole", tmp_path / "run")
+    ]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_codes_from_several_depths_with_the_cut_between_them(pictures, backbone, tmp_path):
+    phase = replace(TRAINED, frozen="layer3")
+    record = run(pictures, backbone, tmp_path / "run", phase, codes=("layer2", "layer3", "layer4"))
+    assert record["cached_codes"]["largest_difference"] < 1e-4
+    shapes = {cut["name"]: cut["shape"] for cut in topwork.inspect(str(backbone))["cuts"]}
+    head = topwork.load(tmp_path / "run").opened.model.head
+    assert head.in_features == sum(shapes[name][0] for name in record["plan"]["codes"])
+
+
+def test_added_layers_are_trained_saved_and_opened_again(pictures, backbone, tmp_path):
+    added = (Hidden(12, norm="batch", dropout=0.1), Hidden(8, activation="gelu", norm="layer"))
+    phase = Phase(epochs=3, rate=1e-2, batch=16)
+    record = run(pictures, backbone, tmp_path / "run", phase, added=added)
+    assert record["why_not_timm"] == "hidden layers were added"
+    found = weights(tmp_path / "run")
+    assert found["added.0.weight"].shape[0] == 12
+    assert found["added.1.num_batches_tracked"] == 9
+    image = next((pictures / "test").glob("*/*.png"))
+    assert topwork.load(tmp_path / "run").predict([image])[0] in record["classes"]
+
+
+def test_layers_above_reused_start_from_random_weights(pictures, backbone, tmp_path):
+    source = {k: v.numpy() for k, v in read_state(backbone / "model.safetensors").items()}
+    phase = Phase(frozen="layer2", epochs=1, rate=1e-9, batch=48)
+    run(pictures, backbone, tmp_path / "run", phase, reused="layer2", seed=5)
+    found = weights(tmp_path / "run")
+    assert np.array_equal(found["layer2.0.conv1.weight"], source["layer2.0.conv1.weight"])
+    assert not np.allclose(
+        found["layer3.0.conv1.weight"], source["layer3.0.conv1.weight"], atol=1e-3
+    )
+    assert found["layer3.0.bn1.num_batches_tracked"] == 1
+
+
+def test_random_frozen_layers_get_statistics_of_their_own_first(pictures, backbone, tmp_path):
+    run(pictures, backbone, tmp_path / "run", Phase(), reused="input", frozen_random=True)
+    found = weights(tmp_path / "run")
+    assert found["bn1.num_batches_tracked"] == 1
+    assert not np.allclose(found["layer4.0.bn1.running_mean"], 0)
+
+
+def test_views_are_taken_in_turn(pictures, backbone, tmp_path):
+    plain = run(pictures, backbone, tmp_path / "plain", TRAINED)
+    varied = run(
+        pictures, backbone, tmp_path / "varied", TRAINED, views=2, augment=Augment(least_area=0.3)
+    )
+    first = [record["phases"][0]["epochs"][0]["loss"] for record in (plain, varied)]
+    assert first[0] == first[1]  # view 0 is the plain one
+    losses = [record["phases"][0]["epochs"][1]["loss"] for record in (plain, varied)]
+    assert losses[0] != losses[1]
+
+
+def brightness_set(kind: str) -> ImageSet:
+    """Return flat grey images whose labels follow from their brightness."""
+    generator = np.random.default_rng(3)
+    levels = generator.integers(0, 256, 80)
+    pictures = {}
+    items = []
+    for number, level in enumerate(levels):
+        name = f"{number:02}.png"
+        noise = generator.integers(-20, 20, (32, 32))
+        pictures[name] = encode(np.clip(level + noise, 0, 255).astype(np.uint8))
+        labels: tuple[str, ...] = (str(level),)
+        if kind == "labels":
+            labels = ("bright",) * int(level > 127) + ("light",) * int(level > 64)
+        items.append(Item(name, labels, "train" if number < 60 else "test"))
+    return ImageSet("brightness", tuple(items), pictures.__getitem__, multilabel=kind == "labels")
+
+
+def test_several_labels_are_learned(backbone, tmp_path):
+    phases = (Phase(), Phase(frozen="layer3", epochs=3, rate=1e-3, batch=16))
+    record = run(brightness_set("labels"), backbone, tmp_path / "run", *phases, head="sigmoid")
+    assert record["metric"] == "mean_average_precision"
+    assert record["value"] > 0.9
+
+
+def test_numbers_are_learned_in_their_own_units(backbone, tmp_path):
+    for name, phases in {
+        "solved": (Phase(),),
+        "trained": (Phase(), Phase(frozen="layer3", epochs=8, rate=1e-2, batch=16)),
+        "from nothing": (Phase(epochs=60, rate=3e-2, batch=16),),
+    }.items():
+        data = replace(brightness_set("numbers"), number_names=("level",))
+        record = run(data, backbone, tmp_path / name, *phases, head="regression")
+        assert record["metric"] == "mean_absolute_error"
+        assert record["value"] < 30, name  # guessing the mean errs by about 64
+
+
+@pytest.mark.parametrize(
+    ("phase", "choices", "message"),
+    [
+        (TRAINED, {"head": "svm"}, "phase 1 trains by gradient descent, which a svm head is not"),
+        (Phase(), {"added": (Hidden(8),)}, "phase 1 solves for the head alone, but the added"),
+        (Phase(frozen="layer2"), {}, "phase 1 freezes only up to layer2, but has no epochs"),
+        (Phase(epochs=1, mix="cutmix", rate=1e-3), {}, "phase 1: cutmix needs a map"),
+    ],
+)
+def test_plans_that_contradict_themselves(phase, choices, message, pictures, backbone, tmp_path):
+    with pytest.raises(TopworkError) as raised:
+        run(pictures, backbone, tmp_path / "run", phase, **choices)
+    assert message in str(raised.value)
+    assert not (tmp_path / "run.unfinished").exists()
+
+
+def test_a_plan_file_is_all_it_takes(pictures, backbone, tmp_path, topwork):
+    Plan(str(backbone), phases=(Phase(), TRAINED)).save(tmp_path / "plan.json")
+    result = topwork(
+        "fit", pictures, "--plan", tmp_path / "plan.json", "--out", tmp_path / "run", "--json"
+    )
+    assert result.code == 0, result.err
+    assert json.loads(result.out)["phases"][1]["frozen"] == "layer2"
+    assert "phase 2: training what lies above layer2" in result.err
