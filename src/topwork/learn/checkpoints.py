@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
@@ -68,7 +69,11 @@ class Checkpoints:
         """
         started = time.perf_counter()
         self.folder.mkdir(parents=True, exist_ok=True)
-        whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        # Clones, as a file of safetensors holds no memory under two names.
+        whole = {
+            name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+            for name, tensor in tensors.items()
+        }
         data = safetensors.torch.save(whole, {"facts": json.dumps(facts)})
         files = self.files()
         number = int(files[-1].name.partition("-")[0]) + 1 if files else 1

@@ -87,6 +87,7 @@ def save(
     facts: Mapping[str, Any],
     training: Training | None = None,
     best: Mapping[str, Tensor] | None = None,
+    began: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Save a fit, if it has a place to be saved in.
 
@@ -95,11 +96,13 @@ def save(
         facts: where it stands; ``phase`` is the number of the phase to go on with, from 0.
         training: the training under way.
         best: the tensors of the model that scored best in it.
+        began: those that it began with, and how they scored.
     """
     if fitting.checkpoints is None:
         return
     tensors = {f"model.{name}": value for name, value in fitting.changed().items()}
     tensors |= {f"best.{name}": value for name, value in (best or {}).items()}
+    tensors |= {f"began.{name}": value for name, value in (began or {}).items()}
     if training:
         tensors |= {f"training.{name}": value for name, value in training.tensors().items()}
     fitting.checkpoints.save(

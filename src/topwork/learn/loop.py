@@ -347,20 +347,21 @@ def follow(training: Training) -> None:
 
 def score(training: Training, inputs: Inputs, targets: Tensor) -> tuple[float, float]:
     """Return mean loss and accuracy of the weights that would be kept."""
+    losses, right = score_each(training, inputs, targets)
+    return float(losses.mean()), float(right.mean())
+
+
+def score_each(training: Training, inputs: Inputs, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Return for each sample its loss, and 1 if it is right, else 0; float64 [n] on the CPU."""
     with training.averaged():
-        return score_network(
-            training.network, inputs, targets, training.objective, training.at_once or AT_ONCE
-        )
+        scores = scores_of(training.network, inputs, training.at_once or AT_ONCE).cpu()
+    return losses_of(scores, targets.cpu(), training.objective)
 
 
-@torch.no_grad()
-def score_network(
-    network: nn.Module, inputs: Inputs, targets: Tensor, objective: Objective, at_once: int
-) -> tuple[float, float]:
-    """Return mean loss and share right of a network on samples; leaves it in eval mode."""
-    scores, targets = scores_of(network, inputs, at_once).cpu(), targets.cpu()
-    loss = objective.plain().loss(scores, targets).double().mean()
-    return float(loss), float(objective.right(scores, targets).double().mean())
+def losses_of(scores: Tensor, targets: Tensor, objective: Objective) -> tuple[Tensor, Tensor]:
+    """Return the plain loss of each sample and whether it is right, float64 [n]."""
+    losses = objective.plain().loss(scores, targets)
+    return losses.double(), objective.right(scores, targets).double()
 
 
 @torch.no_grad()
@@ -376,7 +377,9 @@ def scores_of(network: nn.Module, inputs: Inputs, at_once: int) -> Tensor:
 
 def evaluate(network: nn.Module, inputs: Tensor, labels: Tensor) -> tuple[float, float]:
     """Return mean cross-entropy (nats) and accuracy; leaves the network in eval mode."""
-    return score_network(network, TensorInputs(inputs), labels, Objective(), AT_ONCE)
+    scores = scores_of(network, TensorInputs(inputs), AT_ONCE)
+    losses, right = losses_of(scores.cpu(), labels.cpu(), Objective())
+    return float(losses.mean()), float(right.mean())
 
 
 def mixed_precision(device: torch.device) -> torch.autocast:

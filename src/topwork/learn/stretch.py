@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -17,7 +17,7 @@ from topwork.learn.batch_norm import Statistics, choose_statistics
 from topwork.learn.checkpoints import Checkpoint
 from topwork.learn.fitting import Fitting, part, put, save
 from topwork.learn.interruption import requests_to_stop
-from topwork.learn.loop import Epoch, Training, mixed_precision, score, seed_of, steps
+from topwork.learn.loop import Epoch, Training, mixed_precision, score_each, seed_of, steps
 from topwork.learn.metrics import proportion
 from topwork.learn.objective import Scale, make_objective
 from topwork.learn.optimizers import group_parameters, layers_of
@@ -32,6 +32,13 @@ CACHE_SIZED = 14 * 2**20
 """Bytes that the largest tensor between two blocks may have: small enough that forward and
 backward pass find it in the processor's caches, which made training on two cores up to four times
 as fast as batches of 32 (docs/log.md)."""
+
+
+LEAST_GAIN = 1.645
+"""Standard errors by which a phase must better the weights that it began with: chance does so in
+one case of twenty. With few held-out images the best of several epochs looks better by chance."""
+
+LOSSES, RIGHT = "held-out losses", "held-out right"  # beside the weights that a stretch began with
 
 
 @dataclass
@@ -116,9 +123,13 @@ def train_stretch(
     if stopped:
         training.restore(part(stopped.tensors, "training"), facts["training"])
         best = Best(**facts["best"], tensors=part(stopped.tensors, "best"))
+        began = part(stopped.tensors, "began")
     else:
-        loss, accuracy = score(training, *validation) if validation else (math.nan, math.nan)
-        best = Best(loss, accuracy, 0, copies(fitting) if validation else {})
+        best, began = Best(math.nan, math.nan, 0, {}), {}
+        if validation:
+            losses, right = score_each(training, *validation)
+            best = Best(float(losses.mean()), float(right.mean()), 0, copies(fitting))
+            began = {**best.tensors, LOSSES: losses, RIGHT: right}
     start = facts.get("start", {"loss": best.loss, "accuracy": best.accuracy})
 
     def save_now() -> None:
@@ -133,6 +144,7 @@ def train_stretch(
             },
             training,
             best.tensors,
+            began,
         )
 
     announce(number, frozen, training, statistics, len(scored) if validation else 0)
@@ -156,8 +168,13 @@ def train_stretch(
             if epoch and reason:
                 break
         request.obey()
+    gain = None
     if validation:
         put(fitting.model, best.tensors)
+        if best.epoch and not phase.gradual:
+            gain = gain_of(began, score_each(training, *validation), fitting.targets.kind)
+            if gain < LEAST_GAIN:
+                put(fitting.model, {k: v for k, v in began.items() if k not in (LOSSES, RIGHT)})
     elif training.average:
         training.network.load_state_dict(training.average)
     if scale:
@@ -182,7 +199,8 @@ def train_stretch(
         if validation
         else None,
         "stopped": reason,
-        "improved": not validation or best.epoch > 0,
+        "gain": gain,
+        "improved": not validation or (best.epoch > 0 and (gain is None or gain >= LEAST_GAIN)),
         "seconds": time.perf_counter() - started,
     }
 
@@ -217,6 +235,17 @@ def in_words(epoch: Epoch, epochs: int) -> str:
     if epoch.validation_loss is not None:
         text += f", held out {epoch.validation_loss:.4f}, {epoch.validation_accuracy:.1%} right"
     return f"{text}, {epoch.seconds:.1f} s"
+
+
+def gain_of(began: Mapping[str, Tensor], ended: tuple[Tensor, Tensor], kind: str) -> float:
+    """Return how much better held-out images do after a stretch, in standard errors.
+
+    Images are compared with themselves: of classes whether they are right, else their loss. Where
+    no image differs, so that there is no error to measure by, it is 0.
+    """
+    differences = ended[1] - began[RIGHT] if kind == "classes" else began[LOSSES] - ended[0]
+    error = float(differences.std()) / math.sqrt(len(differences)) if len(differences) > 1 else 0.0
+    return float(differences.mean()) / error if error > 0 else 0.0
 
 
 def require_map_for_cutmix(phase: Phase, number: int, frozen: CutPoint, top: Top) -> None:

@@ -1,0 +1,168 @@
+"""What an epoch costs with the lower three quarters of a network frozen, against training all.
+
+Frozen by three ways: the trunk run anew in the epoch by the plain way (eager, batches of 32, all
+cores on one batch), by topwork's extraction (eager, small batches side by side), both with
+decoding and resizing, and not at all, its outputs being cached. Medians of 5 interleaved rounds;
+training all takes its pixels from the cache.
+
+    python benchmarks/frozen_cost.py
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as the command line does
+
+from places import options, require
+from topwork.data.audit import audit
+from topwork.data.decode import decode
+from topwork.data.items import open_images
+from topwork.data.loading import untracked
+from topwork.data.views import render, to_tensor
+from topwork.learn.fit import new_model
+from topwork.learn.fitting import Fitting
+from topwork.learn.loop import TensorInputs, steps
+from topwork.learn.samples import Samples
+from topwork.learn.stretch import make_training
+from topwork.learn.targets import targets_of
+from topwork.network.chain import CutPoint
+from topwork.network.cut import Trunk
+from topwork.network.loading import load_backbone
+from topwork.network.model import Top
+from topwork.network.zoo import find_backbone
+from topwork.phase import Phase
+from topwork.plan import Plan
+from topwork.trunk.fingerprint import choose_runtime
+
+ROUNDS = 5
+FROZEN = 0.75  # of the multiply-adds
+WANTED = {"eager trunk": 0.6, "topwork's trunk": 0.5, "cached outputs": 1 / 3}
+NETWORKS = ("mobilenetv2_100", "vit_tiny_patch16_224")
+
+
+def main() -> int:
+    args = options(__doc__).parse_args()
+    require(args.data, args.weights)
+    passed = True
+    for name in NETWORKS:
+        bench = Bench(args.data / "hymenoptera", args.weights / name)
+        ways: dict[str, Callable[[], float]] = {
+            "all": bench.train_all,
+            "eager trunk": bench.eager_trunk,
+            "topwork's trunk": bench.own_trunk,
+            "cached outputs": bench.cached,
+        }
+        for way in ways.values():
+            way()  # fills caches, and lets every library make up its mind
+        rounds = [{way: run() for way, run in ways.items()} for _ in range(ROUNDS)]
+        cut = bench.cut
+        share = cut.multiply_adds / bench.fitting.loaded.chain.top.multiply_adds
+        print(f"{name}, frozen up to {cut.name} ({share:.0%} of the multiply-adds)")
+        whole = statistics.median(round_["all"] for round_ in rounds)
+        print(f"  training all: {whole:.2f} s an epoch of {len(bench.train)} images")
+        for way, wanted in WANTED.items():
+            ratios = sorted(round_[way] / round_["all"] for round_ in rounds)
+            ratio = statistics.median(ratios)
+            passed &= ratio <= wanted
+            print(
+                f"  {way}: {ratio:.2f} of it ({ratios[0]:.2f} to {ratios[-1]:.2f};"
+                f" wanted {wanted:.2f})",
+                flush=True,
+            )
+    print("PASS" if passed else "FAIL")
+    return not passed
+
+
+class Bench:
+    """One network and its images, and an epoch of each way in seconds."""
+
+    def __init__(self, data: Path, weights: Path) -> None:
+        self.images = open_images(data)
+        audited = audit(self.images)
+        self.train = audited.split.train
+        self.phase = Phase(epochs=1, rate=1e-5)
+        loaded = load_backbone(find_backbone(str(weights)), Plan(str(weights)))
+        runtime = choose_runtime(torch.device("cpu"))
+        loaded.chain.network.to(memory_format=runtime.layout)
+        targets = targets_of(self.images, self.train, "softmax")
+        samples = Samples(loaded, self.images, audited, runtime, untracked)
+        held_out = np.array([], dtype=np.int64)
+        model = new_model(loaded, targets, 0)
+        self.fitting = Fitting(
+            loaded, model, samples, self.train, targets, held_out, 0, {}, None, 0
+        )
+        cuts = loaded.chain.cuts
+        limit = FROZEN * cuts[-1].multiply_adds
+        self.cut = next(cut for cut in cuts if cut.multiply_adds >= limit)
+        self.input = cuts[0]
+
+    def train_all(self) -> float:
+        """Train all layers for an epoch, from cached pixels."""
+        return self.epoch(self.input)
+
+    def cached(self) -> float:
+        """Train the top for an epoch, from cached outputs of the trunk."""
+        return self.epoch(self.cut)
+
+    def own_trunk(self) -> float:
+        """Run the trunk as extraction does, with nothing cached, then train the top."""
+        before = os.environ.get("TOPWORK_CACHE")
+        with tempfile.TemporaryDirectory() as folder:
+            os.environ["TOPWORK_CACHE"] = folder
+            try:
+                start = time.perf_counter()
+                self.fitting.samples.at(self.cut, self.train).view(0)
+                return time.perf_counter() - start + self.epoch(self.cut)
+            finally:
+                os.environ.pop("TOPWORK_CACHE")
+                if before:
+                    os.environ["TOPWORK_CACHE"] = before
+
+    def eager_trunk(self) -> float:
+        """Run the trunk in batches of 32, then train the top on what it gave."""
+        trunk = Trunk(self.fitting.loaded.chain, [self.cut.name])
+        preprocessing = self.fitting.loaded.backbone.preprocessing
+        start = time.perf_counter()
+        outputs = []
+        for first in range(0, len(self.train), 32):
+            pixels = [
+                render(decode(self.images.read(index), "image"), preprocessing)
+                for index in self.train[first : first + 32]
+            ]
+            batch = to_tensor(np.stack(pixels), preprocessing)
+            outputs.append(trunk(batch.to(memory_format=torch.channels_last)))
+        inputs = TensorInputs(torch.cat(outputs))
+        return time.perf_counter() - start + self.steps_on(inputs, self.cut)
+
+    def epoch(self, frozen: CutPoint) -> float:
+        """Train what lies above a cut for an epoch, from the cache."""
+        inputs = self.fitting.samples.at(frozen, self.train)
+        inputs.view(0)
+        return self.steps_on(inputs, frozen)
+
+    def steps_on(self, inputs, frozen: CutPoint) -> float:
+        """Return the seconds of an epoch on these inputs."""
+        top = Top(self.fitting.loaded.chain, self.fitting.model, self.plan_codes, frozen)
+        targets = self.fitting.targets.tensor()
+        training, _ = make_training(self.fitting, self.phase, 0, frozen, top, targets)
+        (epoch,) = (epoch for epoch in steps(training, inputs, targets) if epoch)
+        return epoch.seconds
+
+    @property
+    def plan_codes(self) -> tuple[str, ...]:
+        """The depths that the head reads."""
+        return self.fitting.loaded.plan.codes
+
+
+if __name__ == "__main__":
+    sys.exit(main())
