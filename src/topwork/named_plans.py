@@ -46,7 +46,7 @@ def named_plan(
     # After a head that was solved to its optimum, smoothing leaves the layers below something to
     # learn; without it, or at a third of the rate, fine-tuning hardly moved (docs/log.md).
     trained = Phase(
-        frozen="input", epochs=10, stop=Stop(), rate=3e-3, warmup=1, label_smoothing=0.1
+        frozen="input", epochs=20, batch=16, stop=Stop(), rate=3e-3, warmup=1, label_smoothing=0.1
     )
     if head in ("sigmoid", "regression"):
         trained = replace(trained, label_smoothing=0.0)
@@ -55,7 +55,7 @@ def named_plan(
         "warmup": (Phase(), trained),
         "partial": (Phase(), replace(trained, gradual=True, epochs=3, stop=Stop(2))),
         "finetune": (trained,),
-        "scratch": (replace(trained, epochs=30, reused_rate=1.0),),
+        "scratch": (replace(trained, epochs=40, reused_rate=1.0),),
     }
     if name not in phases:
         hint = did_you_mean(name, phases)

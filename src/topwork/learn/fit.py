@@ -370,7 +370,11 @@ def held_out_rows(
     in_val = set(audit.split.val)
     if in_val:
         return np.array([i for i, index in enumerate(indices) if index in in_val], dtype=np.int64)
-    return stratified_folds(targets.strata(), groups_of(images, indices), HELD_OUT, seed)[0]
+    groups = groups_of(images, indices)
+    if groups is not None and len(np.unique(groups)) < HELD_OUT:
+        log.warning("fewer than %d groups: images are held out within them", HELD_OUT)
+        groups = None
+    return stratified_folds(targets.strata(), groups, HELD_OUT, seed)[0]
 
 
 def groups_of(images: ImageSet, indices: Sequence[int]) -> np.ndarray | None:

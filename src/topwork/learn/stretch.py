@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -38,12 +38,14 @@ LEAST_GAIN = 1.645
 """Standard errors by which a phase must better the weights that it began with: chance does so in
 one case of twenty. With few held-out images the best of several epochs looks better by chance."""
 
-LOSSES, RIGHT = "held-out losses", "held-out right"  # beside the weights that a stretch began with
+LOSSES = "held-out losses"  # beside the weights that a stretch began with
 
 
 @dataclass
 class Best:
-    """The weights that scored best in a stretch.
+    """The weights with the least loss on held-out images in a stretch.
+
+    Loss moves smoothly where accuracy moves in steps of one image; the probe goes by it too.
 
     Attributes:
         loss: on the held-out images.
@@ -62,15 +64,6 @@ class Best:
         """Return the weights after an epoch that was scored."""
         loss, accuracy = epoch.validation_loss, epoch.validation_accuracy
         return Best(float(loss or 0), float(accuracy or 0), epoch.number, tensors)
-
-
-def is_better(epoch: Epoch, best: Best, kind: str) -> bool:
-    """Say whether an epoch scored better: classes by accuracy, then loss; all else by loss."""
-    if epoch.validation_loss is None:
-        return False
-    if kind == "classes" and epoch.validation_accuracy != best.accuracy:
-        return (epoch.validation_accuracy or 0) > best.accuracy
-    return epoch.validation_loss < best.loss
 
 
 def train_stretch(
@@ -129,7 +122,7 @@ def train_stretch(
         if validation:
             losses, right = score_each(training, *validation)
             best = Best(float(losses.mean()), float(right.mean()), 0, copies(fitting))
-            began = {**best.tensors, LOSSES: losses, RIGHT: right}
+            began = {**best.tensors, LOSSES: losses}
     start = facts.get("start", {"loss": best.loss, "accuracy": best.accuracy})
 
     def save_now() -> None:
@@ -156,7 +149,7 @@ def train_stretch(
         for _, epoch in zip(bar, going_on, strict=False):
             if epoch:
                 log.info("%s", in_words(epoch, phase.epochs))
-            if epoch and is_better(epoch, best, fitting.targets.kind):
+            if epoch and epoch.validation_loss is not None and epoch.validation_loss < best.loss:
                 with training.averaged():
                     best = Best.at(epoch, copies(fitting))
             if fitting.checkpoints and (request.signal or fitting.checkpoints.due()):
@@ -172,9 +165,9 @@ def train_stretch(
     if validation:
         put(fitting.model, best.tensors)
         if best.epoch and not phase.gradual:
-            gain = gain_of(began, score_each(training, *validation), fitting.targets.kind)
+            gain = gain_of(began[LOSSES], score_each(training, *validation)[0])
             if gain < LEAST_GAIN:
-                put(fitting.model, {k: v for k, v in began.items() if k not in (LOSSES, RIGHT)})
+                put(fitting.model, {name: value for name, value in began.items() if name != LOSSES})
     elif training.average:
         training.network.load_state_dict(training.average)
     if scale:
@@ -237,15 +230,18 @@ def in_words(epoch: Epoch, epochs: int) -> str:
     return f"{text}, {epoch.seconds:.1f} s"
 
 
-def gain_of(began: Mapping[str, Tensor], ended: tuple[Tensor, Tensor], kind: str) -> float:
-    """Return how much better held-out images do after a stretch, in standard errors.
+def gain_of(before: Tensor, after: Tensor) -> float:
+    """Return how far losses fell, in standard errors; 0 where no image differs.
 
-    Images are compared with themselves: of classes whether they are right, else their loss. Where
-    no image differs, so that there is no error to measure by, it is 0.
+    Images are compared with themselves.
+
+    >>> import torch
+    >>> round(gain_of(torch.tensor([1.0, 1.0, 1.0]), torch.tensor([0.5, 0.4, 0.6])), 2)
+    8.66
     """
-    differences = ended[1] - began[RIGHT] if kind == "classes" else began[LOSSES] - ended[0]
-    error = float(differences.std()) / math.sqrt(len(differences)) if len(differences) > 1 else 0.0
-    return float(differences.mean()) / error if error > 0 else 0.0
+    fall = before - after
+    error = float(fall.std()) / math.sqrt(len(fall)) if len(fall) > 1 else 0.0
+    return float(fall.mean()) / error if error > 0 else 0.0
 
 
 def require_map_for_cutmix(phase: Phase, number: int, frozen: CutPoint, top: Top) -> None:
