@@ -4,7 +4,7 @@ Both are named plans with their own settings, on the same manifests, which depen
 the data brings no split of its own. The difference is taken image by image over the seeds; its
 interval comes from drawing test images anew. Runs that are there already are not repeated.
 
-    python benchmarks/finetune.py --out /tmp/finetune
+    python benchmarks/finetune.py
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import csv
 import json
 import subprocess
 import sys
+import tempfile
 from collections import defaultdict
 from pathlib import Path
 
@@ -32,7 +33,10 @@ DRAWS = 10_000
 
 def main() -> int:
     parser = options(__doc__)
-    parser.add_argument("--out", type=Path, required=True, help="folder for manifests and runs")
+    place = Path(tempfile.gettempdir()) / "topwork-finetune"
+    parser.add_argument(
+        "--out", type=Path, default=place, help=f"folder for manifests and runs; {place}"
+    )
     parser.add_argument("--seeds", type=int, default=3, help="how many")
     parser.add_argument("--network", default="mobilenetv2_100", help="folder among the weights")
     args = parser.parse_args()

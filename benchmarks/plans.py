@@ -5,7 +5,7 @@ end within a quarter of an hour on two cores; the table says what each was fitte
 of the rows that ask for another task come from two fits of their own, to the halves A and B of
 cifar10_third.
 
-    python benchmarks/plans.py --out /tmp/plans
+    python benchmarks/plans.py
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import argparse
 import json
 import subprocess
 import sys
+import tempfile
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,7 +61,10 @@ FITS = (
 
 def main() -> int:
     parser = options(__doc__)
-    parser.add_argument("--out", type=Path, required=True, help="folder for runs and table")
+    place = Path(tempfile.gettempdir()) / "topwork-plans"
+    parser.add_argument(
+        "--out", type=Path, default=place, help=f"folder for runs and table; {place}"
+    )
     parser.add_argument("--only", help="the plan to fit, by its name")
     args = parser.parse_args()
     require(args.data, args.weights)

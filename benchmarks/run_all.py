@@ -8,7 +8,15 @@ from pathlib import Path
 
 from places import options, require
 
-SCRIPTS = ("reference_depths.py", "fit_speed.py")
+SCRIPTS = (
+    "reference_depths.py",
+    "fit_speed.py",
+    "frozen_cost.py",
+    "peers.py",
+    "plans.py",
+    "finetune.py",
+    "kill_resume.py",
+)
 
 
 def main() -> int:

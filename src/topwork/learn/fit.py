@@ -171,8 +171,8 @@ def fit_plan(
         lowest=chain.top.depth,
     )
     stopped = checkpoints.newest() if checkpoints and resume else None
-    if resume and checkpoints and not stopped:
-        log.warning("no checkpoint of an interrupted fit was found whole; beginning anew")
+    if resume and checkpoints and checkpoints.folder.exists() and not stopped:
+        log.warning("no checkpoint of the interrupted fit is whole; beginning anew")
     first = 0
     if stopped:
         restore(fitting, stopped)
