@@ -104,6 +104,38 @@ def test_a_phase_that_makes_things_worse_is_taken_back(pictures, backbone, tmp_p
         assert value.tobytes() == weights(tmp_path / "features")[name].tobytes(), name
 
 
+def test_a_first_phase_has_nothing_to_go_back_to(pictures, backbone, tmp_path):
+    phase = replace(TRAINED, rate=1e-6, stop=Stop())  # too slow to be better beyond chance
+    record = run(pictures, backbone, tmp_path / "run", phase)
+    assert record["phases"][0]["improved"]
+    assert record["phases"][0]["best"]["epoch"] > 0
+
+
+def test_an_accuracy_that_is_enough_ends_the_phase_with_that_epoch(pictures, backbone, tmp_path):
+    phase = replace(TRAINED, epochs=5, stop=Stop(accuracy=0.0), label_smoothing=0.5)
+    record = run(pictures, backbone, tmp_path / "run", Phase(), phase)
+    trained = record["phases"][1]
+    assert len(trained["epochs"]) == trained["best"]["epoch"] == 1
+    assert trained["improved"]
+    assert "reached 0" in trained["stopped"]
+
+
+def test_a_class_is_never_held_out_whole(backbone, tmp_path):
+    images = brightness_set("classes")
+    record = run(images, backbone, tmp_path / "run", Phase(), replace(TRAINED, stop=Stop()))
+    assert record["phases"][1]["images"] + record["phases"][1]["held_out"] == 60
+    assert record["test"]["absent"] == []
+
+
+def test_another_plan_leaves_the_checkpoints_of_an_interrupted_one(
+    pictures, backbone, tmp_path, monkeypatch
+):
+    interrupt(pictures, backbone, tmp_path / "run", monkeypatch)
+    left = sorted((tmp_path / "run.unfinished" / "checkpoints").iterdir())
+    run(pictures, backbone, tmp_path / "run", Phase())
+    assert sorted((tmp_path / "run.unfinished" / "checkpoints").iterdir()) == left != []
+
+
 class Interrupting:
     """Shows no progress, and breaks off after some steps of training."""
 
@@ -162,7 +194,7 @@ def test_an_interrupted_fit_is_not_begun_anew_by_accident(
     pictures, backbone, tmp_path, monkeypatch
 ):
     interrupt(pictures, backbone, tmp_path / "run", monkeypatch)
-    with pytest.raises(TopworkError, match="a fit of it was interrupted; add --resume"):
+    with pytest.raises(TopworkError, match="was interrupted or failed; --resume goes on"):
         run(pictures, backbone, tmp_path / "run", TRAINED)
 
 
@@ -258,6 +290,8 @@ def brightness_set(kind: str) -> ImageSet:
         noise = generator.integers(-20, 20, (32, 32))
         pictures[name] = encode(np.clip(level + noise, 0, 255).astype(np.uint8))
         labels: tuple[str, ...] = (str(level),)
+        if kind == "classes":  # one image alone is of the third class that is trained on
+            labels = ("rare",) if number in (0, 70) else ("bright" if level > 127 else "dark",)
         if kind == "labels":
             labels = ("bright",) * int(level > 127) + ("light",) * int(level > 64)
         items.append(Item(name, labels, "train" if number < 60 else "test"))
@@ -290,6 +324,12 @@ def test_numbers_are_learned_in_their_own_units(backbone, tmp_path):
         (Phase(), {"added": (Hidden(8),)}, "phase 1 solves for the head alone, but the added"),
         (Phase(frozen="layer2"), {}, "phase 1 freezes only up to layer2, but has no epochs"),
         (Phase(epochs=1, mix="cutmix", rate=1e-3), {}, "phase 1: cutmix needs a map"),
+        (Phase(epochs=1, gradual=True), {}, "there is nothing between layer4"),
+        (
+            Phase(epochs=1, stop=Stop(accuracy=0.9)),
+            {"head": "regression"},
+            "phase 1: numbers have no accuracy to stop at",
+        ),
     ],
 )
 def test_plans_that_contradict_themselves(phase, choices, message, pictures, backbone, tmp_path):

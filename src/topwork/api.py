@@ -228,7 +228,10 @@ def fit(
         shutil.rmtree(staged, ignore_errors=True)
         with suppress(OSError):
             unfinished.rmdir()  # unless it holds checkpoints
-    shutil.rmtree(unfinished, ignore_errors=True)
+    if checkpoints:
+        shutil.rmtree(checkpoints.folder, ignore_errors=True)
+    with suppress(OSError):
+        unfinished.rmdir()  # another plan's checkpoints may be in it
     return record
 
 
@@ -240,8 +243,8 @@ def require_no_checkpoints(checkpoints: Checkpoints, resume: bool, out: Path) ->
     """
     if checkpoints.files() and not resume:
         raise UsageError(
-            f"--out {out}: a fit of it was interrupted; add --resume to go on with it, or remove"
-            f" {checkpoints.folder.parent}"
+            f"--out {out}: a fit of it was interrupted or failed; --resume goes on with the very"
+            f" same plan; for another, remove {checkpoints.folder.parent}"
         )
 
 

@@ -61,6 +61,10 @@ def named_plan(
         hint = did_you_mean(name, phases)
         raise PlanError(f"no plan is named {name!r}{hint}; known are auto, {', '.join(phases)}")
     chosen = phases[name]
+    if (epochs or rate) and not any(phase.epochs for phase in chosen):
+        raise PlanError(f"plan {name} trains no layers; leave out --epochs and --rate")
+    if reused and name == "scratch":
+        raise PlanError("plan scratch reuses no layers; leave out --reused")
     if frozen and name == "features":
         chosen = tuple(Phase(frozen=depth) for depth in frozen)
     elif frozen:

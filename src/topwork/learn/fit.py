@@ -8,6 +8,7 @@ network, so that the next phase, cut lower or higher, finds them there.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from torch import Tensor
 from topwork.data.audit import Audit
 from topwork.data.image_set import ImageSet
 from topwork.data.loading import Track, untracked
-from topwork.errors import PlanError
+from topwork.errors import DataError, PlanError
 from topwork.learn.batch_norm import batch_norms, estimate_statistics
 from topwork.learn.checkpoints import Checkpoint, Checkpoints
 from topwork.learn.fitting import Fitting, restore, save
@@ -29,7 +30,7 @@ from topwork.learn.folds import stratified_folds
 from topwork.learn.loop import own_randomness, scores_of, seed_of
 from topwork.learn.probe import probe
 from topwork.learn.samples import Samples
-from topwork.learn.stretch import train_stretch
+from topwork.learn.stretch import reached, train_stretch
 from topwork.learn.targets import Targets, targets_of
 from topwork.network.chain import CutPoint
 from topwork.network.cut import segment
@@ -92,6 +93,8 @@ def require_fittable(plan: Plan) -> None:
                 f"phase {number} solves for the head alone, but the added hidden layers below it"
                 ' must be trained; give the phase epochs, or leave "added" empty'
             )
+        if phase.stop and phase.stop.accuracy is not None and plan.head == "regression":
+            raise PlanError(f"phase {number}: numbers have no accuracy to stop at; give patience")
         if phase.mix != "none" and plan.head != "softmax":
             raise PlanError(f"phase {number}: {phase.mix} mixes classes; it needs head softmax")
         balanced = {"softmax": BALANCES, "sigmoid": ("none", "loss")}.get(plan.head, ("none",))
@@ -183,7 +186,7 @@ def fit_plan(
         stopped = None
     if fitting.solved and len(fitting.held_out):
         # Nothing that was tried beat the head alone; so it may learn from the held-out images too.
-        fitting.records.append(solve(fitting, everything=True))
+        fitting.records.append({**solve(fitting, everything=True), "at_last": True})
     names = [images.items[everything[position]].name for position in failed]
     return finish(fitting, tuple(zip(names, failed.values(), strict=True)))
 
@@ -221,7 +224,15 @@ def depths_of(fitting: Fitting, phase: Phase, number: int) -> list[CutPoint]:
         return [lowest]
     above = plan.phases[number - 1].frozen if number else plan.kept
     highest = chain.resolve(above or 0)
-    below = list(reversed(chain.cuts[lowest.depth : highest.depth]))
+    end = highest.depth
+    if not plan.frozen_random:
+        end = min(end, chain.resolve(plan.reused or 0).depth + 1)
+    below = list(reversed(chain.cuts[lowest.depth : end]))
+    if not below:
+        raise PlanError(
+            f"phase {number + 1} unfreezes step by step, but there is nothing between"
+            f" {highest.name}, where it begins, and {lowest.name}; give a lower frozen"
+        )
     stages = [cut for cut in below if cut.stage_end or cut is lowest]
     return stages if len(stages) >= FEWEST_STAGES else below
 
@@ -231,7 +242,7 @@ def given_up(stretches: Sequence[dict[str, Any]], phase: Phase) -> bool:
     if not phase.gradual or not stretches:
         return False
     stop = phase.stop or Stop()
-    if stop.accuracy is not None and stretches[-1]["best"]["accuracy"]["value"] >= stop.accuracy:
+    if reached(phase, stretches[-1]["best"]["accuracy"]["value"]):
         return True
     latest = stretches[-(stop.patience or PATIENCE) :]
     return len(latest) == (stop.patience or PATIENCE) and not any(s["improved"] for s in latest)
@@ -272,19 +283,25 @@ def solve(fitting: Fitting, *, everything: bool) -> dict[str, Any]:
     """
     started = time.perf_counter()
     chain, plan, samples = fitting.loaded.chain, fitting.loaded.plan, fitting.samples
-    rows = list(range(len(fitting.indices))) if everything else fitting.rows(held_out=False)
+    kept = chain.resolve(plan.kept or 0)
+    # Codes of images that the trunk was fitted to look better than those of others: only images
+    # that were held out can then choose.
+    overfitted = len(fitting.held_out) > 0 and fitting.lowest < kept.depth and not fitting.solved
+    rows = fitting.rows(held_out=False)
+    if everything or overfitted:
+        rows = list(range(len(fitting.indices)))
     used = [fitting.indices[row] for row in rows]
     in_val = set(samples.audit.split.val)
     validation = [row for row, index in enumerate(used) if index in in_val]
-    groups = groups_of(samples.images, used)
-    if plan.views > 1 and groups is None:
-        groups = np.arange(len(used))  # the views of an image are never divided
+    if overfitted:
+        validation = fitting.held_out.tolist()
+    groups = groups_of(samples.images, samples.audit, used)
     found = probe(
-        samples.at(chain.resolve(plan.kept or 0), used, plan.views).codes(),
+        samples.at(kept, used, plan.views).codes(),
         np.concatenate([fitting.targets.values[rows]] * plan.views),
         fitting.targets.outputs,
         kind=plan.head,
-        groups=None if groups is None else np.tile(groups, plan.views),
+        groups=np.tile(groups, plan.views),
         validation=every_view(validation, len(used), plan.views) if validation else None,
         seed=fitting.seed,
     )
@@ -293,7 +310,7 @@ def solve(fitting: Fitting, *, everything: bool) -> dict[str, Any]:
     with torch.no_grad():
         head.weight.copy_(torch.from_numpy(layer.weight))
         head.bias.copy_(torch.from_numpy(layer.bias))
-    fitting.solved = True
+    fitting.solved = not overfitted
     return {
         "frozen": plan.kept,
         "images": len(rows),
@@ -316,12 +333,11 @@ def new_model(loaded: Loaded, targets: Targets, seed: int) -> Model:
     """Return the kept layers with added layers and a head that start from random weights."""
     plan, chain = loaded.plan, loaded.chain
     pool = plan.pool or "flatten"
-    device = next(chain.network.parameters()).device
     with own_randomness(seed_of(seed), torch.device("cpu")):
         width = code_width(chain, plan.codes, pool)
         model = Model(chain, plan.codes, pool, width, targets.outputs, plan.added)
-    model.added.to(device)
-    model.head.to(device)
+    model.added.to(chain.device)
+    model.head.to(chain.device)
     return model.eval()
 
 
@@ -347,12 +363,12 @@ def calibrate_random_layers(samples: Samples, indices: Sequence[int], seed: int)
     known = {k for k, depth in chain.depth_of_state().items() if depth <= reused.depth}
     norms = [norm for name, norm in batch_norms(part) if f"{name}.running_mean" not in known]
     if norms:
-        order = np.random.default_rng(seed).permutation(len(indices))
-        pixels = samples.at(chain.cuts[0], [indices[i] for i in order])
-        batches = (
-            pixels.batch(range(first, min(first + CALIBRATION_BATCH, len(order))), 0)[0]
-            for first in range(0, len(order), CALIBRATION_BATCH)
-        )
+        failed = samples.unreadable(chain.cuts[0], indices)
+        readable = [index for i, index in enumerate(indices) if i not in failed]
+        order = np.random.default_rng(seed).permutation(len(readable))
+        pixels = samples.at(chain.cuts[0], [readable[i] for i in order])
+        parts = np.array_split(np.arange(len(order)), math.ceil(len(order) / CALIBRATION_BATCH))
+        batches = (pixels.batch(rows.tolist(), 0)[0] for rows in parts)
         estimate_statistics(part, norms, batches)
 
 
@@ -368,21 +384,28 @@ def held_out_rows(
     if not any(phase.chooses for phase in plan.phases):
         return np.array([], dtype=np.int64)
     in_val = set(audit.split.val)
-    if in_val:
-        return np.array([i for i, index in enumerate(indices) if index in in_val], dtype=np.int64)
-    groups = groups_of(images, indices)
-    if groups is not None and len(np.unique(groups)) < HELD_OUT:
+    held_out = np.array([i for i, index in enumerate(indices) if index in in_val], dtype=np.int64)
+    if len(held_out):
+        return held_out
+    groups = groups_of(images, audit, indices)
+    if len(np.unique(groups)) < HELD_OUT:
         log.warning("fewer than %d groups: images are held out within them", HELD_OUT)
-        groups = None
-    return stratified_folds(targets.strata(), groups, HELD_OUT, seed)[0]
+        groups = np.arange(len(indices))
+    held_out = stratified_folds(targets.strata(), groups, HELD_OUT, seed)[0]
+    if targets.kind == "classes":  # a class that is held out whole could not be learned
+        left = np.delete(targets.values, held_out)
+        held_out = held_out[np.isin(targets.values[held_out], left)]
+    if not len(held_out):
+        raise DataError(
+            f"{images.location}: no class has an image to spare for choosing; add images, or give"
+            " a plan without stop and gradual phases"
+        )
+    return held_out
 
 
-def groups_of(images: ImageSet, indices: Sequence[int]) -> np.ndarray | None:
-    """Return the group of each of some images; None if none has one."""
-    items = [images.items[index] for index in indices]
-    if not any(item.group for item in items):
-        return None
-    return np.array([item.group or item.name for item in items])
+def groups_of(images: ImageSet, audit: Audit, indices: Sequence[int]) -> np.ndarray:
+    """Return what must not be divided: the group of each image, or else its content."""
+    return np.array([images.items[i].group or str(audit.digests[i]) for i in indices])
 
 
 def finish(fitting: Fitting, lost: tuple[tuple[str, str], ...]) -> Fitted:

@@ -97,6 +97,9 @@ def save(
         training: the training under way.
         best: the tensors of the model that scored best in it.
         began: those that it began with, and how they scored.
+
+    Raises:
+        UsageError: if there is no space; what was saved before is still there.
     """
     if fitting.checkpoints is None:
         return
@@ -105,17 +108,21 @@ def save(
     tensors |= {f"began.{name}": value for name, value in (began or {}).items()}
     if training:
         tensors |= {f"training.{name}": value for name, value in training.tensors().items()}
-    fitting.checkpoints.save(
-        tensors,
-        {
-            **facts,
-            "identity": fitting.identity(),
-            "training": training.facts() if training else None,
-            "lowest": fitting.lowest,
-            "records": fitting.records,
-            "solved": fitting.solved,
-        },
-    )
+    everything = {
+        **facts,
+        "identity": fitting.identity(),
+        "training": training.facts() if training else None,
+        "lowest": fitting.lowest,
+        "records": fitting.records,
+        "solved": fitting.solved,
+    }
+    try:
+        fitting.checkpoints.save(tensors, everything)
+    except OSError as error:
+        raise UsageError(
+            f"{fitting.checkpoints.folder} cannot be written ({error.strerror or error}); free some"
+            " space, then go on with --resume"
+        ) from error
 
 
 def restore(fitting: Fitting, checkpoint: Checkpoint) -> None:

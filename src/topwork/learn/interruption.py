@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -48,6 +49,7 @@ def requests_to_stop() -> Iterator[Request]:
         if request.signal is not None:
             request.obey()
         request.signal = number
+        os.write(2, b"stopping after this step; once more leaves at once\n")
 
     before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

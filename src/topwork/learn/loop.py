@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from topwork.errors import DataError, PlanError, UsageError
-from topwork.learn.objective import Objective, mix_batch, sampling_weights
+from topwork.learn.objective import Objective, make_objective, mix_batch, sampling_weights
 from topwork.learn.optimizers import (
     Group,
     group_parameters,
@@ -228,7 +228,10 @@ def train(
     if phase.rate is None:
         raise PlanError("training: the phase gives no rate; give one, or find it by a range test")
     groups = group_parameters(dict(network.named_parameters()), {}, phase)
-    training = Training(network, phase, phase.rate, groups, seed=seed)
+    objective = make_objective("classes", labels, outputs_of(network), phase)
+    training = Training(
+        network, phase, phase.rate, groups, objective, at_once=phase.at_once, seed=seed
+    )
     scored = (TensorInputs(validation[0]), validation[1]) if validation else None
     for epoch in steps(training, TensorInputs(inputs), labels, scored):
         if epoch:

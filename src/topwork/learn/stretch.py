@@ -35,8 +35,8 @@ as fast as batches of 32 (docs/log.md)."""
 
 
 LEAST_GAIN = 1.645
-"""Standard errors by which a phase must better the weights that it began with: chance does so in
-one case of twenty. With few held-out images the best of several epochs looks better by chance."""
+"""Standard errors by which a phase must better fitted weights that it began with. One epoch does so
+by chance in one case of twenty; the best of several does so more often, but far from always."""
 
 LOSSES = "held-out losses"  # beside the weights that a stretch began with
 
@@ -124,6 +124,9 @@ def train_stretch(
             best = Best(float(losses.mean()), float(right.mean()), 0, copies(fitting))
             began = {**best.tensors, LOSSES: losses}
     start = facts.get("start", {"loss": best.loss, "accuracy": best.accuracy})
+    fitted = bool(number or before)  # else the head is random, and there is nothing to go back to
+    if validation and not fitted and not best.epoch:
+        best = replace(best, loss=math.inf)
 
     def save_now() -> None:
         save(
@@ -148,23 +151,26 @@ def train_stretch(
     with requests_to_stop() as request:
         for _, epoch in zip(bar, going_on, strict=False):
             if epoch:
-                log.info("%s", in_words(epoch, phase.epochs))
-            if epoch and epoch.validation_loss is not None and epoch.validation_loss < best.loss:
+                log.info("%s", in_words(epoch, phase.epochs, fitting.targets.kind))
+            if epoch and is_better(epoch, best, phase):
                 with training.averaged():
                     best = Best.at(epoch, copies(fitting))
-            if fitting.checkpoints and (request.signal or fitting.checkpoints.due()):
+            if fitting.checkpoints and fitting.checkpoints.due():
                 save_now()
             if request.signal:
-                log.warning("stopped, and saved; the same command with --resume goes on from here")
-                request.obey()
+                break
             reason = why_stop(phase, training.epochs, best)
             if epoch and reason:
                 break
+        if request.signal and fitting.checkpoints:
+            save_now()
+            log.warning("stopped, and saved; the same command with --resume goes on from here")
         request.obey()
     gain = None
     if validation:
         put(fitting.model, best.tensors)
-        if best.epoch and not phase.gradual:
+        training.average.clear()  # the best weights are averages already
+        if best.epoch and fitted and not phase.gradual and not reached(phase, best.accuracy):
             gain = gain_of(began[LOSSES], score_each(training, *validation)[0])
             if gain < LEAST_GAIN:
                 put(fitting.model, {name: value for name, value in began.items() if name != LOSSES})
@@ -187,7 +193,9 @@ def train_stretch(
         "best": {
             "epoch": best.epoch,
             "loss": best.loss,
-            "accuracy": proportion(round(best.accuracy * len(scored)), len(scored)),
+            "accuracy": proportion(round(best.accuracy * len(scored)), len(scored))
+            if fitting.targets.kind != "numbers"
+            else {"value": None, "interval": None, "n": len(scored)},
         }
         if validation
         else None,
@@ -222,11 +230,26 @@ def announce(
     log.info("  batch norm: %s", statistics.record())
 
 
-def in_words(epoch: Epoch, epochs: int) -> str:
+def is_better(epoch: Epoch, best: Best, phase: Phase) -> bool:
+    """Say whether an epoch has the least loss so far, or the accuracy that is enough."""
+    if epoch.validation_loss is None:
+        return False
+    return epoch.validation_loss < best.loss or reached(phase, epoch.validation_accuracy)
+
+
+def reached(phase: Phase, accuracy: float | None) -> bool:
+    """Say whether an accuracy is what the phase's rule to stop asks for."""
+    enough = phase.stop.accuracy if phase.stop else None
+    return enough is not None and accuracy is not None and accuracy >= enough
+
+
+def in_words(epoch: Epoch, epochs: int, kind: str) -> str:
     """Return an epoch as one line."""
     text = f"  epoch {epoch.number} of {epochs}: loss {epoch.loss:.4f}"
     if epoch.validation_loss is not None:
-        text += f", held out {epoch.validation_loss:.4f}, {epoch.validation_accuracy:.1%} right"
+        text += f", held out {epoch.validation_loss:.4f}"
+        if kind != "numbers":
+            text += f", {epoch.validation_accuracy:.1%} right"
     return f"{text}, {epoch.seconds:.1f} s"
 
 
@@ -309,7 +332,7 @@ def why_stop(phase: Phase, epochs: Sequence[Epoch], best: Best) -> str | None:
     if stop is None or not epochs:
         return None
     accuracy = epochs[-1].validation_accuracy
-    if stop.accuracy is not None and accuracy is not None and accuracy >= stop.accuracy:
+    if reached(phase, accuracy):
         return f"validation accuracy {accuracy:.3f} reached {stop.accuracy:g}"
     if stop.patience is not None and not phase.gradual:
         since = epochs[-1].number - best.epoch

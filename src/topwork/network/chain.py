@@ -132,6 +132,11 @@ class Chain:
         return len(self.cuts)
 
     @property
+    def device(self) -> torch.device:
+        """Where the network lies."""
+        return next((p.device for p in self.network.parameters()), torch.device("cpu"))
+
+    @property
     def top(self) -> CutPoint:
         """The deepest cut point, L."""
         return self.cuts[-1]

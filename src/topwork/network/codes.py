@@ -62,7 +62,7 @@ def source_pool(chain: Chain) -> str | None:
     if part is None:
         return None
     generator = torch.Generator().manual_seed(0)
-    sample = torch.randn(2, *chain.top.shape, generator=generator)
+    sample = torch.randn(2, *chain.top.shape, generator=generator).to(chain.device)
     with torch.no_grad():
         expected = part.eval()(sample.clone())
         for how in possible_pools(chain.top.layout):

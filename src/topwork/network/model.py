@@ -170,5 +170,6 @@ def code_width(chain: Chain, codes: Sequence[str], pool: str) -> int:
     for name in codes:
         cut = chain.resolve(name)
         with torch.no_grad():
-            width += pool_module(chain, cut, pool)(torch.zeros(1, *cut.shape)).shape[1]
+            example = torch.zeros(1, *cut.shape, device=chain.device)
+            width += pool_module(chain, cut, pool)(example).shape[1]
     return width

@@ -73,14 +73,18 @@ def print_phase(phase: dict[str, Any], number: int) -> None:
     """Print what became of a phase: its curve if it was gradual, else its end in one line."""
     if "probe" in phase:
         found = phase["probe"]["out_of_fold"]
+        when = "at last" if phase.get("at_last") else f"phase {number}"
+        metric = found["metric"].replace("_", " ")
         print(
-            f"phase {number}: head solved for on {phase['images']} images;"
-            f" {found['metric'].replace('_', ' ')} {decimal(found['value'])} out of fold"
+            f"{when}: head solved for on {phase['images']} images;"
+            f" {metric} {decimal(found['value'])} out of fold"
         )
     elif phase.get("gradual"):
         table = Table(f"phase {number}: frozen up to", "held out", "95 % interval", "", box=None)
         start = phase["start"]
-        table.add_row("everything, the head solved for", decimal(start["accuracy"]), "", "")
+        table.add_row(
+            "before it", decimal(start["accuracy"]), "", "" if phase["chosen"] else "kept"
+        )
         for point in phase["curve"]:
             mark = "kept" if point["frozen"] == phase["chosen"] else ""
             held_out = {"value": point["accuracy"], "interval": point["interval"]}
@@ -90,10 +94,11 @@ def print_phase(phase: dict[str, Any], number: int) -> None:
         best, epochs = phase["best"], phase["epochs"]
         text = f"phase {number}: {len(epochs)} epochs, {phase['seconds']:.1f} s"
         if best:
-            text += (
-                f"; epoch {best['epoch']} was the best, {best['accuracy']['value']:.3f} right of"
-                f" {phase['held_out']} held out"
-            )
+            accuracy = best["accuracy"]["value"]
+            score = f"loss {best['loss']:.3f}" if accuracy is None else f"{accuracy:.3f} right"
+            text += f"; best after {best['epoch']}, {score} of {phase['held_out']} held out"
+            if not phase["improved"]:
+                text += ", not beyond chance: the weights before were kept"
         print(f"{text}{'; ' + phase['stopped'] if phase['stopped'] else ''}")
 
 
