@@ -322,7 +322,9 @@ def images_at_once(
     """
     if phase.at_once or statistics.learned or fitting.samples.runtime.device.type != "cpu":
         return phase.at_once
-    largest = max(cut.bytes for cut in fitting.loaded.chain.cuts[max(1, frozen.depth) :])
+    cuts = fitting.loaded.chain.cuts[max(1, frozen.depth) :]
+    # Inside its blocks a transformer holds several times what crosses between them.
+    largest = max(cut.bytes * (6 if cut.layout.kind == "tokens" else 1) for cut in cuts)
     return min(phase.batch, 2 ** int(math.log2(max(1, CACHE_SIZED // largest))))
 
 
