@@ -3,8 +3,10 @@
 Both are named plans with their own settings, on the same manifests, which depend on the seed where
 the data brings no split of its own. The difference is taken image by image over the seeds; its
 interval comes from drawing test images anew. Runs that are there already are not repeated.
+Each run's calibration error is printed too, and the epoch that was kept.
 
     python benchmarks/finetune.py
+    python benchmarks/finetune.py --only sign_digits --seeds 1
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ import sets
 from places import options, require
 
 PLANS = ("features", "warmup")
+SETS = ("hymenoptera", "flowers12", "neu_steel", "sign_digits", "wbc", "pacs")
 SIZE = "128"  # pixels
 # Images per class to train on, to keep within a quarter of an hour on two cores.
 TRAIN = {"hymenoptera": 120, "flowers12": 20, "sign_digits": 40, "wbc": 60, "pacs": 25}
@@ -38,6 +41,7 @@ def main() -> int:
         "--out", type=Path, default=place, help=f"folder for manifests and runs; {place}"
     )
     parser.add_argument("--seeds", type=int, default=3, help="how many")
+    parser.add_argument("--only", choices=SETS, nargs="+", default=SETS, help="these sets")
     parser.add_argument("--network", default="mobilenetv2_100", help="folder among the weights")
     args = parser.parse_args()
     require(args.data, args.weights)
@@ -46,7 +50,7 @@ def main() -> int:
         "|---|---|---|---|---|---|",
     ]
     failures = []
-    for name in ("hymenoptera", "flowers12", "neu_steel", "sign_digits", "wbc", "pacs"):
+    for name in args.only:
         right = [[run(name, seed, plan, args) for plan in PLANS] for seed in range(args.seeds)]
         difference, low, high = paired(right)
         features, tuned = (mean([pair[i] for pair in right]) for i in (0, 1))
@@ -79,7 +83,11 @@ def run(name: str, seed: int, plan: str, args: argparse.Namespace) -> dict[str, 
             stderr=(folder / f"{plan}.log").open("w"),
         )
     record = json.loads((out / "record.json").read_text(encoding="utf-8"))
-    print(f"  {name} {seed} {plan}: {record['value']:.3f}, {record['seconds']:.0f} s", flush=True)
+    text = f"  {name} {seed} {plan}: {record['value']:.3f}, calibration error"
+    text += f" {record['test']['calibration_error']['value']:.3f}"
+    for phase in (phase for phase in record["phases"] if phase.get("best")):
+        text += f", epoch {phase['best']['epoch']}{'' if phase['improved'] else ' not'} kept"
+    print(f"{text}, {record['seconds']:.0f} s", flush=True)
     with (out / "predictions.csv").open(encoding="utf-8", newline="") as file:
         return {row["name"]: row["label"] == row["predicted"] for row in csv.DictReader(file)}
 

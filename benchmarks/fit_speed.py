@@ -23,7 +23,7 @@ from statistics import median
 from places import options, require
 
 PLAIN, COLD, WARM = "plain way", "topwork, empty cache", "topwork, warm cache"
-WANTED = {COLD: 1.1, WARM: 2.5}
+WANTED = {COLD: 1.8, WARM: 2.5}
 PACKAGES = ("topwork", "torch", "torchvision", "timm", "scikit-learn", "numpy", "pillow")
 
 

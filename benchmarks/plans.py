@@ -5,6 +5,10 @@ end within a quarter of an hour on two cores; the table says what each was fitte
 of the rows that ask for another task come from two fits of their own, to the halves A and B of
 cifar10_third.
 
+Frozen means frozen: of the tensors and buffers below the lowest depth that a plan froze at, those
+whose bytes differ from the source weights are counted. Wanted: 0 over all plans. Random layers
+that are frozen ("control") have no source and are not counted.
+
     python benchmarks/plans.py
 """
 
@@ -19,8 +23,13 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from safetensors.numpy import load_file
+
 import sets
 from places import options, require
+from topwork.network.loading import load_backbone
+from topwork.network.zoo import find_backbone
+from topwork.plan import Plan
 
 PLANS = Path(__file__).resolve().parents[1] / "examples" / "plans"
 HALVES = {
@@ -37,6 +46,18 @@ class Fit:
     plan: str
     data: str
     weights: str
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """How many tensors and buffers a run froze, and how many of them it changed all the same."""
+
+    changed: int
+    tensors: int
+    control: bool
+
+    def __str__(self) -> str:
+        return f"{self.changed} of {self.tensors}{' (control)' if self.control else ''}"
 
 
 FITS = (
@@ -68,19 +89,24 @@ def main() -> int:
     parser.add_argument("--only", help="the plan to fit, by its name")
     args = parser.parse_args()
     require(args.data, args.weights)
-    rows = []
+    rows, frozen = [], []
     for number, fit in enumerate(FITS, 1):
         if args.only and fit.plan != args.only:
             continue
         run = args.out / f"{number:02}-{fit.plan}-{fit.data}"
         record = fitted(fit, run, args)
-        rows.append(row_of(fit, record))
+        frozen.append(frozen_in(run, record, weights_of(fit, args)))
+        rows.append(row_of(fit, record, frozen[-1]))
         print(rows[-1], flush=True)
     header = (
-        "| way | plan | data | accuracy | interval | n | seconds |\n|---|---|---|---|---|---|---|"
+        "| way | plan | data | accuracy | interval | n | seconds | frozen tensors changed |\n"
+        "|---|---|---|---|---|---|---|---|"
     )
     (args.out / "table.md").write_text("\n".join([header, *rows]) + "\n", encoding="utf-8")
-    return 0
+    changed = sum(found.changed for found in frozen)
+    tensors = sum(found.tensors for found in frozen)
+    print(f"\nfrozen tensors and buffers changed: {changed} of {tensors}; wanted 0")
+    return 1 if changed else 0
 
 
 def fitted(fit: Fit, run: Path, args: argparse.Namespace) -> dict:
@@ -88,13 +114,37 @@ def fitted(fit: Fit, run: Path, args: argparse.Namespace) -> dict:
     if not (run / "record.json").exists():
         command = [sys.executable, "-m", "topwork", "fit", str(data_of(fit.data, args))]
         command += ["--plan", str(PLANS / f"{fit.plan}.json"), "--out", str(run), "--resume"]
-        if fit.weights.startswith("cifar"):
-            (source,) = args.out.glob(f"*-scratch-{fit.weights}")
-            command += ["--weights", str(source / "model" / "model.safetensors")]
-        elif fit.weights:
-            command += ["--backbone", str(args.weights / fit.weights)]
+        if weights := weights_of(fit, args):
+            command += ["--weights" if weights.suffix else "--backbone", str(weights)]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return json.loads((run / "record.json").read_text(encoding="utf-8"))
+
+
+def weights_of(fit: Fit, args: argparse.Namespace) -> Path | None:
+    """Return a row's weights: a file for the plan's own backbone, a folder with both, or none."""
+    if fit.weights.startswith("cifar"):
+        (source,) = args.out.glob(f"*-scratch-{fit.weights}")
+        return source / "model" / "model.safetensors"
+    return args.weights / fit.weights if fit.weights else None
+
+
+def frozen_in(run: Path, record: dict, weights: Path | None) -> Frozen:
+    """Compare what a run froze from beginning to end with its source, byte by byte."""
+    plan = Plan.from_dict(record["plan"])
+    own = weights if weights and weights.suffix else None
+    loaded = load_backbone(find_backbone(plan.backbone, weights=own), plan, record["seed"])
+    chain = loaded.chain
+    lowest = min(chain.resolve(phase["frozen"]).depth for phase in record["phases"])
+    reused = chain.resolve(loaded.plan.reused or 0).depth
+    depth_of = chain.depth_of_state()
+    names = [name for name, depth in depth_of.items() if depth <= min(lowest, reused)]
+    source, shipped = chain.network.state_dict(), load_file(run / "model" / "model.safetensors")
+    changed = sum(
+        name not in shipped
+        or shipped[name].tobytes() != source[name].contiguous().numpy().tobytes()
+        for name in names
+    )
+    return Frozen(changed, len(names), control=lowest > reused)
 
 
 def data_of(name: str, args: argparse.Namespace) -> Path:
@@ -124,12 +174,12 @@ def half_of_cifar(archive: Path, half: str, out: Path) -> Path:
     return folder
 
 
-def row_of(fit: Fit, record: dict) -> str:
+def row_of(fit: Fit, record: dict, frozen: Frozen) -> str:
     """Return a row of the table."""
     low, high = record["interval"]
     return (
         f"| {fit.way} | {fit.plan} | {fit.data} | {record['value']:.3f} | [{low:.3f}, {high:.3f}]"
-        f" | {record['n']} | {record['seconds']:.0f} |"
+        f" | {record['n']} | {record['seconds']:.0f} | {frozen} |"
     )
 
 

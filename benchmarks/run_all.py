@@ -16,6 +16,15 @@ SCRIPTS = (
     "plans.py",
     "finetune.py",
     "kill_resume.py",
+    "decoding.py",
+    "decoding_agreement.py",
+    "runtimes.py",
+    "extraction.py",
+    "cache_rows.py",
+    "cached_views.py",
+    "kill_extract.py",
+    "shared_cache.py",
+    "memory.py",
 )
 
 

@@ -13,10 +13,11 @@ import safetensors.numpy
 
 import topwork
 from topwork import Augment, Hidden, Phase, Plan, Stop, TopworkError
-from topwork.api import fit
+from topwork.api import evaluate_model, fit
 from topwork.data.arrays import encode
 from topwork.data.image_set import ImageSet, Item
 from topwork.learn.checkpoints import Checkpoints
+from topwork.learn.heads import NEVER
 from topwork.network.state import read_state
 
 TRAINED = Phase(frozen="layer2", epochs=2, rate=1e-3, batch=16)
@@ -111,6 +112,46 @@ def test_a_first_phase_has_nothing_to_go_back_to(pictures, backbone, tmp_path):
     assert record["phases"][0]["best"]["epoch"] > 0
 
 
+@pytest.mark.parametrize("head", ["softmax", "sigmoid"])
+def test_the_temperature_of_what_is_kept_lies_in_the_shipped_head(head, backbone, tmp_path):
+    images = brightness_set("two")
+    smoothing = 0.3 if head == "softmax" else 0.0
+    phase = Phase(epochs=6, rate=1e-2, batch=16, stop=Stop(), label_smoothing=smoothing)
+    record = run(images, backbone, tmp_path / "run", phase, head=head)
+    (trained,) = record["phases"]
+    best = trained["best"]
+    assert abs(best["temperature"] - 1) > 0.1
+    assert best["loss"] == min(epoch["tempered_loss"] for epoch in trained["epochs"])
+    assert best["loss"] < trained["epochs"][best["epoch"] - 1]["validation_loss"]
+    held_out = replace(images, items=tuple(i for i in images.items if i.split == "val"))
+    shipped = evaluate_model(tmp_path / "run" / "model", held_out)
+    assert shipped["n"] == trained["held_out"] > 0
+    assert shipped["test"]["log_loss"]["value"] == pytest.approx(best["loss"], rel=1e-3)
+
+
+def test_a_class_without_training_images_still_never_wins(backbone, tmp_path):
+    images = brightness_set("tested")
+    phase = Phase(frozen="layer3", epochs=2, rate=1e-3, batch=16, stop=Stop(accuracy=0.0))
+    record = run(images, backbone, tmp_path / "run", Phase(), phase)
+    solved, trained = record["phases"]
+    assert trained["improved"]
+    assert trained["best"]["temperature"] != 1
+    number = record["classes"].index("unseen")
+    found = weights(tmp_path / "run")
+    temperature = solved["probe"]["temperature"]
+    assert found["fc.bias"][number] == np.float32(NEVER / temperature)
+    assert not found["fc.weight"][number].any()
+
+
+def test_records_are_strict_json(backbone, tmp_path):
+    phase = Phase(epochs=2, rate=1e-3, batch=16, stop=Stop())
+    for name, kind, head in (("a", "two", "softmax"), ("b", "numbers", "regression")):
+        data = brightness_set(kind)
+        run(data, backbone, tmp_path / name, phase, head=head)
+        text = (tmp_path / name / "record.json").read_text(encoding="utf-8")
+        json.loads(text, parse_constant=pytest.fail)
+
+
 def test_an_accuracy_that_is_enough_ends_the_phase_with_that_epoch(pictures, backbone, tmp_path):
     phase = replace(TRAINED, epochs=5, stop=Stop(accuracy=0.0), label_smoothing=0.5)
     record = run(pictures, backbone, tmp_path / "run", Phase(), phase)
@@ -151,10 +192,11 @@ class Interrupting:
             yield part
 
 
+SURELY = Stop(patience=2, accuracy=0.01)  # the epoch is kept, its temperature folded
 PHASES = {
     "two phases": (
         Phase(),
-        Phase(frozen="layer3", epochs=2, rate=1e-3, batch=16, stop=Stop()),
+        Phase(frozen="layer3", epochs=2, rate=1e-3, batch=16, stop=SURELY, label_smoothing=0.2),
         Phase(frozen="layer1", epochs=1, rate=1e-3, batch=16, mix="mixup", average=0.9),
     ),
     "gradual": (Phase(frozen="layer1", gradual=True, epochs=1, batch=16, rate=1e-3),),
@@ -292,9 +334,16 @@ def brightness_set(kind: str) -> ImageSet:
         labels: tuple[str, ...] = (str(level),)
         if kind == "classes":  # one image alone is of the third class that is trained on
             labels = ("rare",) if number in (0, 70) else ("bright" if level > 127 else "dark",)
+        if kind in ("two", "tested"):
+            labels = ("bright" if level > 127 else "dark",)
+        if kind == "tested" and number == 70:
+            labels = ("unseen",)
         if kind == "labels":
             labels = ("bright",) * int(level > 127) + ("light",) * int(level > 64)
-        items.append(Item(name, labels, "train" if number < 60 else "test"))
+        side = "train" if number < 60 else "test"
+        if kind == "two" and number % 3 == 0 and number < 60:
+            side = "val"
+        items.append(Item(name, labels, side))
     return ImageSet("brightness", tuple(items), pictures.__getitem__, multilabel=kind == "labels")
 
 
@@ -325,6 +374,16 @@ def test_numbers_are_learned_in_their_own_units(backbone, tmp_path):
         (Phase(frozen="layer2"), {}, "phase 1 freezes only up to layer2, but has no epochs"),
         (Phase(epochs=1, mix="cutmix", rate=1e-3), {}, "phase 1: cutmix needs a map"),
         (Phase(epochs=1, gradual=True), {}, "there is nothing between layer4"),
+        (
+            Phase(epochs=1, label_smoothing=0.1, rate=1e-3),
+            {"head": "sigmoid"},
+            "phase 1: label_smoothing spreads a label over classes; it needs head softmax",
+        ),
+        (
+            Phase(epochs=1, label_smoothing=0.1, rate=1e-3),
+            {"head": "regression"},
+            "phase 1: label_smoothing spreads",
+        ),
         (
             Phase(epochs=1, stop=Stop(accuracy=0.9)),
             {"head": "regression"},

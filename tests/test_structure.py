@@ -26,6 +26,7 @@ LAYERS = [
     "report",
     "api",
     "estimators",
+    "cli_cache",
     "cli",
 ]
 FACES = (SOURCE / "__init__.py", SOURCE / "__main__.py")

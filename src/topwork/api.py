@@ -38,7 +38,7 @@ from topwork.report.record import (
     write_predictions,
     write_split,
 )
-from topwork.trunk.fingerprint import choose_runtime
+from topwork.trunk.execution import Execution
 
 
 def make_plan(
@@ -123,6 +123,10 @@ def fit(
     size: tuple[int, int] | None = None,
     seed: int = 0,
     device: str = "auto",
+    runtime: str = "auto",
+    decoding: str = "fast",
+    cache: str = "auto",
+    verify: str = "once",
     strict: bool = False,
     resume: bool = False,
     track: Track = untracked,
@@ -148,6 +152,10 @@ def fit(
         size: height and width of the images that the network sees, in pixels.
         seed: of folds, order, dropout, views and random weights.
         device: "cpu", "cuda", "mps" or "auto".
+        runtime: what runs frozen layers, see `topwork.trunk.execution.Execution`.
+        decoding: of images for them, likewise.
+        cache: what is kept of their outputs, likewise.
+        verify: when what was kept is checked, likewise.
         strict: make any finding about bad images an error.
         resume: go on with the fit of the same plan to the same images that was interrupted, if
             there was one. What it saved lies beside ``out``, in a folder named ``OUT.unfinished``.
@@ -182,7 +190,7 @@ def fit(
     if any(phase.epochs for phase in asked.phases):
         checkpoints = Checkpoints(unfinished / "checkpoints")
         require_no_checkpoints(checkpoints, resume, Path(asked_out))
-    runtime = choose_runtime(choose_device(device))
+    execution = Execution(choose_device(device), runtime, decoding, cache, verify)
     numbers = asked.head == "regression"
     images = data if isinstance(data, ImageSet) else open_images(data, numbers=numbers)
     if not isinstance(backbone, Backbone):
@@ -194,7 +202,7 @@ def fit(
     if not audited.split.test:
         raise DataError(f"{images.location}: no image is left to test on; add images")
     clock.lap("audit")
-    fitted = fit_plan(loaded, images, audited, runtime, seed, checkpoints, resume, track)
+    fitted = fit_plan(loaded, images, audited, execution, seed, checkpoints, resume, track)
     clock.lap("fit")
 
     staged = unfinished / f"run-{os.getpid()}"
@@ -333,7 +341,12 @@ def run_demo(
 
 
 def inspect(
-    backbone: str, *, weights: str | Path | None = None, size: int | None = None
+    backbone: str,
+    *,
+    weights: str | Path | None = None,
+    size: int | None = None,
+    runtimes: bool = False,
+    device: str = "auto",
 ) -> dict[str, Any]:
     """Describe a network's depth axis; weights are neither needed nor fetched.
 
@@ -341,14 +354,22 @@ def inspect(
         backbone: its name.
         weights: a file of weights for it, to name in the description.
         size: height and width to inspect it at, in pixels; default its own.
+        runtimes: also try, with random weights, what could run its layers; about a minute.
+        device: where they are tried.
 
     Returns:
-        plain data; ``cuts`` lists the cut points from the input up.
+        plain data; ``cuts`` lists the cut points from the input up, ``runtimes`` what
+        `topwork.trunk.runtimes.table.runtime_table` found.
     """
     size_asked = (size, size) if size else None
     found = fit_input(find_backbone(backbone, weights=weights), size_asked, None)
     pixels = found.preprocessing.size
     chain = build_chain(found.spec, pixels)
+    tried = {}
+    if runtimes:
+        from topwork.trunk.runtimes.table import runtimes_of
+
+        tried["runtimes"] = runtimes_of(chain, found.preprocessing, choose_device(device))
     return {
         "name": found.name,
         "library": found.spec.library,
@@ -374,6 +395,7 @@ def inspect(
             }
             for cut in chain.cuts
         ],
+        **tried,
     }
 
 
@@ -427,6 +449,7 @@ def compare_with_cache(
         "shipped": results(shipped[rows], some, seed)["value"],
         "largest_difference": float(np.abs(cached - shipped[rows]).max()),
         "compared": len(rows),
+        "runtimes": list(fitted.samples.runtimes),
         "keys": list(fitted.samples.keys),
         "computed": fitted.samples.computed,
         "images": len(fitted.indices) + len(rows),

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 import typer
 from typer.exceptions import TyperException
 
+from topwork.cli_cache import cache_app
 from topwork.errors import TopworkError
 from topwork.report.terminal import (
     err_console,
@@ -29,7 +30,7 @@ from topwork.report.terminal import (
     print_fit,
     print_json,
     print_metrics,
-    print_stores,
+    print_runtimes,
     print_zoo,
 )
 
@@ -55,12 +56,15 @@ app = typer.Typer(
     help="Transfer learning by measurement: keep the trunk of a pretrained network, work on the"
     " top.",
 )
-cache_app = typer.Typer(no_args_is_help=True, help="Look after the cached outputs of trunks.")
 app.add_typer(cache_app, name="cache")
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 Seed = Annotated[int, typer.Option(help="Seed of folds, draws and random weights.", min=0)]
 Device = Annotated[str, typer.Option(help="cpu, cuda, mps or auto.")]
+Runtime = Annotated[
+    str,
+    typer.Option(help="Of frozen layers: auto, eager, compile, onnxruntime, openvino or half."),
+]
 BackboneName = Annotated[
     str | None,
     typer.Option(
@@ -123,6 +127,16 @@ def fit(
     strict: Annotated[bool, typer.Option("--strict", help="Bad images are an error.")] = False,
     seed: Seed = 0,
     device: Device = "auto",
+    runtime: Runtime = "auto",
+    decoding: Annotated[
+        str, typer.Option(help="Of images for frozen layers: fast, or exact as Pillow does it.")
+    ] = "fast",
+    cache: Annotated[
+        str, typer.Option(help="Outputs of frozen layers are kept as: auto, float32, float16, off.")
+    ] = "auto",
+    verify: Annotated[
+        str, typer.Option(help="Check what the cache holds: once in a process, or always.")
+    ] = "once",
     as_json: Json = False,
 ) -> None:
     """Learn to tell the classes of DATA apart; write a run folder."""
@@ -144,6 +158,10 @@ def fit(
         size=(size, size) if size else None,
         seed=seed,
         device=device,
+        runtime=runtime,
+        decoding=decoding,
+        cache=cache,
+        verify=verify,
         strict=strict,
         resume=resume,
         track=track,
@@ -226,16 +244,23 @@ def inspect(
     size: Annotated[
         int | None, typer.Option(help="Input height and width in pixels.", min=1)
     ] = None,
+    runtimes: Annotated[
+        bool,
+        typer.Option("--runtimes", help="Also try what could run its layers here; a minute."),
+    ] = False,
+    device: Device = "auto",
     as_json: Json = False,
 ) -> None:
     """Print a network's depth axis: its cut points, their shapes and costs."""
     api = import_api()
 
-    facts = api.inspect(backbone, size=size)
+    facts = api.inspect(backbone, size=size, runtimes=runtimes, device=device)
     if as_json:
         print_json(facts)
         return
     print_axis(facts)
+    if runtimes:
+        print_runtimes(facts["runtimes"])
 
 
 @app.command()
@@ -266,21 +291,6 @@ def zoo(
         print_json({"backbones": entries})
         return
     print_zoo(entries)
-
-
-@cache_app.command(name="ls")
-def cache_ls(as_json: Json = False) -> None:
-    """List what the cache holds."""
-    from dataclasses import asdict
-
-    from topwork.trunk.cache import cache_folder, list_stores
-
-    stores = [asdict(store) for store in list_stores()]
-    if as_json:
-        print_json({"folder": str(cache_folder()), "stores": stores})
-        return
-    print(f"{cache_folder()}: {len(stores)} stores")
-    print_stores(stores)
 
 
 @app.command()

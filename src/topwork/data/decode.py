@@ -103,10 +103,12 @@ def decode(data: bytes, name: str, channels: int = 3) -> Picture:
     Raises:
         ImageError: whatever is wrong with it, with a reason of a few words.
     """
-    with _reasons(name):
+    with reasons(name):
         if is_bands(data):
             return _pictures_of(read_bands(data), name, channels)
-        return upright_picture(_opened(data, name), name, channels)
+        image = opened(data, name)
+        image.load()
+        return upright_picture(image, name, channels)
 
 
 def thumbnail(data: bytes, name: str, side: int) -> np.ndarray:
@@ -120,12 +122,15 @@ def thumbnail(data: bytes, name: str, side: int) -> np.ndarray:
         ImageError: as `decode` does for the same bytes.
     """
     enough = 4 * side  # keeps what the reduced scale leaves out below one level in the miniature
-    with _reasons(name):
+    with reasons(name):
         if is_bands(data):
             image = Image.fromarray(np.rint(read_bands(data).mean(2)).astype(np.uint8))
             image = image.convert("RGB")
         else:
-            image = upright_rgb(_opened(data, name, draft=(enough, enough)))
+            image = opened(data, name)
+            image.draft(None, (enough, enough))
+            image.load()
+            image = upright_rgb(image)
     return np.array(image.resize((side, side), Image.Resampling.BILINEAR))
 
 
@@ -180,7 +185,7 @@ def _descriptor(stream: object) -> int | None:
 
 
 @contextmanager
-def _reasons(name: str) -> Iterator[None]:
+def reasons(name: str) -> Iterator[None]:
     """Raise ImageError, with a reason of a few words, for whatever is raised inside."""
     try:
         yield
@@ -190,8 +195,13 @@ def _reasons(name: str) -> Iterator[None]:
         raise ImageError(name, _reason(error)) from error
 
 
-def _opened(data: bytes, name: str, draft: tuple[int, int] | None = None) -> Image.Image:
-    """Return the first frame of an image file, its pixels read."""
+def opened(data: bytes, name: str) -> Image.Image:
+    """Return the first frame of an image file, of which only the header has been read.
+
+    Raises:
+        ImageError: if it is empty or too large.
+        Exception: whatever else Pillow runs into; `reasons` puts it in words.
+    """
     if not data:
         raise ImageError(name, "empty file")
     image = Image.open(io.BytesIO(data), formats=tuple(_FORMATS))
@@ -200,15 +210,12 @@ def _opened(data: bytes, name: str, draft: tuple[int, int] | None = None) -> Ima
         raise ImageError(name, "an image without pixels")
     if width * height > MAX_PIXELS:
         raise ImageError(name, f"too large ({width} x {height} pixels)")
-    if draft:
-        image.draft(None, draft)
-    image.load()
     return image
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
     """Return an image of any mode in mode RGB and upright, by the rules of `decode`."""
-    return _upright(_to_rgb(image), _orientation(image))
+    return _upright(_to_rgb(image), orientation_of(image))
 
 
 def upright_picture(image: Image.Image, name: str, channels: int) -> Picture:
@@ -221,7 +228,7 @@ def upright_picture(image: Image.Image, name: str, channels: int) -> Picture:
         rgb = upright_rgb(image)
         return rgb if channels == 3 else rgb.convert("L")
     _require_bands(name, len(image.getbands()), channels)
-    orientation = _orientation(image)
+    orientation = orientation_of(image)
     return tuple(_upright(band, orientation) for band in image.split())
 
 
@@ -250,7 +257,7 @@ def _reason(error: Exception) -> str:
     return "damaged file"
 
 
-def _orientation(image: Image.Image) -> int:
+def orientation_of(image: Image.Image) -> int:
     """Return the EXIF orientation, 1 (upright) where there is none or it cannot be read."""
     try:
         value = image.getexif().get(ExifTags.Base.Orientation, 1)

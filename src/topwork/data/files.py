@@ -5,11 +5,19 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
-def write_atomically(path: Path, data: bytes) -> None:
+
+def write_atomically(path: Path, *parts: Buffer) -> None:
     """Write a file so that it is there whole or not at all, even after a crash.
+
+    Args:
+        path: where; a file that is there is replaced.
+        parts: its bytes, one after the other: bytes, or contiguous arrays.
 
     Raises:
         OSError: if it cannot be written; nothing is left behind, and what was there before stays.
@@ -17,7 +25,8 @@ def write_atomically(path: Path, data: bytes) -> None:
     temporary = path.with_name(f"{uuid4().hex}.tmp")
     try:
         with temporary.open("xb") as file:
-            file.write(data)
+            for part in parts:
+                file.write(part)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

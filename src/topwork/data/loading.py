@@ -11,9 +11,9 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 
-from topwork.data.augment import PLAIN, View, render_view
-from topwork.data.decode import decode
+from topwork.data.augment import PLAIN, View
 from topwork.data.image_set import ImageSet
+from topwork.data.rendering import rendered
 from topwork.data.views import Preprocessing
 from topwork.errors import ImageError
 
@@ -34,6 +34,11 @@ def untracked(sequence: Sequence[Part], description: str) -> Iterable[Part]:
     return sequence
 
 
+def workers() -> int:
+    """Return how many batches are worked on side by side."""
+    return min(os.cpu_count() or 1, 8)
+
+
 def map_ahead(batches: Iterable[Key], work: Callable[[Key], Value]) -> Iterator[tuple[Key, Value]]:
     """Yield batches with what work makes of each, in order; several are under way at once.
 
@@ -42,12 +47,12 @@ def map_ahead(batches: Iterable[Key], work: Callable[[Key], Value]) -> Iterator[
     >>> list(map_ahead([[1, 2], [3]], sum))
     [([1, 2], 3), ([3], 3)]
     """
-    workers = min(os.cpu_count() or 1, 8)
+    count = workers()
     waiting: deque[tuple[Key, Future[Value]]] = deque()
-    with ThreadPoolExecutor(workers) as pool:
+    with ThreadPoolExecutor(count) as pool:
         for batch in batches:
             waiting.append((batch, pool.submit(work, batch)))
-            if len(waiting) > 2 * workers:
+            if len(waiting) > 2 * count:
                 ready, future = waiting.popleft()
                 yield ready, future.result()
         while waiting:
@@ -61,6 +66,7 @@ def read_view(
     digest: str | None,
     preprocessing: Preprocessing,
     view: View = PLAIN,
+    decoding: str = "exact",
 ) -> np.ndarray | ImageError:
     """Read, check and render one image; one that cannot be used is returned as its error.
 
@@ -70,6 +76,7 @@ def read_view(
         digest: the SHA-256 that its bytes must have; None for any.
         preprocessing: how it is rendered.
         view: which rendering.
+        decoding: "fast" for trunks, "exact" for what numbers are reported of.
 
     Returns:
         uint8 [H, W, C].
@@ -80,7 +87,6 @@ def read_view(
         found = hashlib.sha256(data).hexdigest()
         if digest not in (None, found):
             raise ImageError(name, "changed while it was being used; run again")
-        picture = decode(data, name, preprocessing.channels)
-        return render_view(picture, preprocessing, view, found)
+        return rendered(data, name, preprocessing, view, found, decoding)
     except ImageError as error:
         return error

@@ -30,7 +30,7 @@ RESAMPLING = {
 
 # A resized image of more pixels than this (a strip some hundred times as long as wide) is never
 # made whole; Pillow holds four bytes per pixel, so this is 256 MiB.
-_MAX_RESIZED_PIXELS = 1 << 26
+MAX_RESIZED_PIXELS = 1 << 26
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,10 +152,10 @@ def render(picture: Picture, preprocessing: Preprocessing) -> np.ndarray:
     """
     height, width = preprocessing.size
     original = size_of(picture)
-    resized = _resized_size(original, preprocessing)
-    left, top = _offset(resized[0], width), _offset(resized[1], height)
+    resized = resized_size(original, preprocessing)
+    left, top = center_offset(resized[0], width), center_offset(resized[1], height)
     resampling = RESAMPLING[preprocessing.interpolation]
-    if resized[0] * resized[1] <= _MAX_RESIZED_PIXELS:
+    if resized[0] * resized[1] <= MAX_RESIZED_PIXELS:
         crop = (left, top, left + width, top + height)
         return by_band(picture, lambda part: part.resize(resized, resampling).crop(crop))
     scale = original[0] / resized[0], original[1] / resized[1]
@@ -208,8 +208,13 @@ def to_tensor(pixels: np.ndarray, preprocessing: Preprocessing) -> torch.Tensor:
     return torch.from_numpy(channels_first).div_(255).sub_(mean).div_(std)
 
 
-def _resized_size(size: tuple[int, int], preprocessing: Preprocessing) -> tuple[int, int]:
-    """Return width and height of the resized image; the rounding is torchvision's and timm's."""
+def resized_size(size: tuple[int, int], preprocessing: Preprocessing) -> tuple[int, int]:
+    """Return width and height of the resized image; the rounding is torchvision's and timm's.
+
+    Args:
+        size: width and height of the picture.
+        preprocessing: to what the short side is resized.
+    """
     width, height = size
     target_height, target_width = preprocessing.resized_to
     if target_height == target_width:
@@ -219,7 +224,7 @@ def _resized_size(size: tuple[int, int], preprocessing: Preprocessing) -> tuple[
     return round(width / ratio), round(height / ratio)
 
 
-def _offset(available: int, wanted: int) -> int:
+def center_offset(available: int, wanted: int) -> int:
     """Return where a center crop begins; negative where black is added on both sides."""
     if wanted > available:
         return -((wanted - available) // 2)

@@ -24,13 +24,14 @@ from topwork.data.image_set import ImageSet
 from topwork.data.loading import Track, untracked
 from topwork.errors import DataError, PlanError
 from topwork.learn.batch_norm import batch_norms, estimate_statistics
+from topwork.learn.best import reached
 from topwork.learn.checkpoints import Checkpoint, Checkpoints
 from topwork.learn.fitting import Fitting, restore, save
 from topwork.learn.folds import stratified_folds
 from topwork.learn.loop import own_randomness, scores_of, seed_of
 from topwork.learn.probe import probe
 from topwork.learn.samples import Samples
-from topwork.learn.stretch import reached, train_stretch
+from topwork.learn.stretch import train_stretch
 from topwork.learn.targets import Targets, targets_of
 from topwork.network.chain import CutPoint
 from topwork.network.cut import segment
@@ -38,7 +39,8 @@ from topwork.network.loading import Loaded
 from topwork.network.model import Model, Top, code_width
 from topwork.phase import BALANCES, Phase, Stop
 from topwork.plan import Plan
-from topwork.trunk.fingerprint import Runtime
+from topwork.trunk.execution import Execution
+from topwork.trunk.extraction import LAYOUT
 
 log = logging.getLogger("topwork")
 
@@ -97,6 +99,11 @@ def require_fittable(plan: Plan) -> None:
             raise PlanError(f"phase {number}: numbers have no accuracy to stop at; give patience")
         if phase.mix != "none" and plan.head != "softmax":
             raise PlanError(f"phase {number}: {phase.mix} mixes classes; it needs head softmax")
+        if phase.label_smoothing and plan.head != "softmax":
+            raise PlanError(
+                f"phase {number}: label_smoothing spreads a label over classes; it needs head"
+                " softmax; leave it out"
+            )
         balanced = {"softmax": BALANCES, "sigmoid": ("none", "loss")}.get(plan.head, ("none",))
         if phase.epochs and phase.balance not in balanced:
             raise PlanError(
@@ -124,7 +131,7 @@ def fit_plan(
     loaded: Loaded,
     images: ImageSet,
     audit: Audit,
-    runtime: Runtime,
+    execution: Execution,
     seed: int,
     checkpoints: Checkpoints | None = None,
     resume: bool = False,
@@ -139,7 +146,7 @@ def fit_plan(
         loaded: the network, which is trained in place, and the settled plan.
         images: what to learn from.
         audit: says which of them may be, and where they belong.
-        runtime: runs the trunks; training takes place on its device.
+        execution: how trunks are run; training takes place on its device.
         seed: of everything that is drawn.
         checkpoints: where to save the fit so that it can be resumed.
         resume: go on from there.
@@ -153,9 +160,9 @@ def fit_plan(
     plan, chain = loaded.plan, loaded.chain
     require_fittable(plan)
     require_solvable(plan)
-    chain.network.to(runtime.device).to(memory_format=runtime.layout)
+    chain.network.to(execution.device).to(memory_format=LAYOUT)
     source = source_weights(loaded) if any(phase.pull for phase in plan.phases) else {}
-    samples = Samples(loaded, images, audit, runtime, track)
+    samples = Samples(loaded, images, audit, execution, track)
     everything = (*audit.split.train, *audit.split.val)
     calibrate_random_layers(samples, everything, seed)
     failed = samples.unreadable(chain.resolve(plan.phases[0].frozen or 0), everything)
@@ -297,7 +304,7 @@ def solve(fitting: Fitting, *, everything: bool) -> dict[str, Any]:
         validation = fitting.held_out.tolist()
     groups = groups_of(samples.images, samples.audit, used)
     found = probe(
-        samples.at(kept, used, plan.views).codes(),
+        samples.codes(kept, used, plan.views),
         np.concatenate([fitting.targets.values[rows]] * plan.views),
         fitting.targets.outputs,
         kind=plan.head,

@@ -78,7 +78,7 @@ class Fitting:
             "seed": self.seed,
             "weights": weights["sha256"] if weights else None,
             "backbone": self.loaded.backbone.spec.to_dict(),
-            "device": self.samples.runtime.device.type,
+            "device": self.samples.execution.device.type,
         }
 
 

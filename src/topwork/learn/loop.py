@@ -18,7 +18,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
@@ -34,6 +34,7 @@ from topwork.learn.optimizers import (
     set_rates,
     share_at,
 )
+from topwork.learn.verdict import Verdict, losses_of, verdict_on
 from topwork.phase import Phase
 
 AT_ONCE = 256
@@ -76,8 +77,11 @@ class Epoch:
         rate: learning rate of new layers in the epoch's last step.
         seconds: wall time, validation included.
         validation_loss: mean loss after the epoch, smoothing and weights left out; None without
-            validation data.
+            validation data, or where it is not finite.
         validation_accuracy: share right after the epoch; None without validation data.
+        tempered_loss: as ``validation_loss``, at the temperature that suits the validation data
+            best: by it epochs are compared. Of numbers it is the same.
+        temperature: that temperature; 1 for numbers.
     """
 
     number: int
@@ -87,6 +91,8 @@ class Epoch:
     seconds: float
     validation_loss: float | None = None
     validation_accuracy: float | None = None
+    tempered_loss: float | None = None
+    temperature: float | None = None
 
 
 @dataclass
@@ -274,12 +280,18 @@ def steps(
         loss, right = (training.sums / len(order)).tolist()
         if not math.isfinite(loss) or not all_finite(training.network):
             raise explanation(training, inputs)
-        scored: tuple[float | None, float | None] = (None, None)
-        if validation:
-            scored = score(training, *validation)
+        found = judge(training, *validation) if validation else None
         rate = training.rate * share_at((number + 1) * count - 1, count, phase)
         seconds = training.seconds + time.perf_counter() - started
-        epoch = Epoch(number + 1, loss, right, rate, seconds, *scored)
+        epoch = Epoch(number + 1, loss, right, rate, seconds)
+        if found:
+            epoch = replace(
+                epoch,
+                validation_loss=found.loss,
+                validation_accuracy=found.accuracy,
+                tempered_loss=found.tempered_loss,
+                temperature=found.temperature,
+            )
         training.epochs.append(epoch)
         training.step, training.seconds = 0, 0.0
         training.sums.zero_()
@@ -348,23 +360,15 @@ def follow(training: Training) -> None:
             training.average[name].copy_(value)
 
 
-def score(training: Training, inputs: Inputs, targets: Tensor) -> tuple[float, float]:
-    """Return mean loss and accuracy of the weights that would be kept."""
-    losses, right = score_each(training, inputs, targets)
-    return float(losses.mean()), float(right.mean())
+def judge(training: Training, inputs: Inputs, targets: Tensor) -> Verdict:
+    """Score the weights that would be kept on samples that are held out.
 
-
-def score_each(training: Training, inputs: Inputs, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Return for each sample its loss, and 1 if it is right, else 0; float64 [n] on the CPU."""
+    Raises:
+        DataError: if none of them is of a class that is trained on too.
+    """
     with training.averaged():
         scores = scores_of(training.network, inputs, training.at_once or AT_ONCE).cpu()
-    return losses_of(scores, targets.cpu(), training.objective)
-
-
-def losses_of(scores: Tensor, targets: Tensor, objective: Objective) -> tuple[Tensor, Tensor]:
-    """Return the plain loss of each sample and whether it is right, float64 [n]."""
-    losses = objective.plain().loss(scores, targets)
-    return losses.double(), objective.right(scores, targets).double()
+    return verdict_on(scores, targets.cpu(), training.objective)
 
 
 @torch.no_grad()

@@ -21,11 +21,13 @@ class Objective:
             "numbers" (squared error, mean over the numbers).
         label_smoothing: of classes: share of the weight spread over all of them.
         weights: of classes [classes], of labels [labels] for where they apply; None for equal.
+        learned: the outputs that training targets say something about; None for all of them.
     """
 
     kind: str = "classes"
     label_smoothing: float = 0.0
     weights: Tensor | None = None
+    learned: tuple[int, ...] | None = None
 
     def loss(self, scores: Tensor, targets: Tensor) -> Tensor:
         """Return the loss of each sample, [n].
@@ -73,14 +75,33 @@ def make_objective(kind: str, targets: Tensor, outputs: int, phase: Phase) -> Ob
     With ``balance="loss"`` a class weighs n / (classes present * its samples), so that the mean
     weight of a sample is 1; a label's positive samples weigh as much as its negative ones.
     """
-    if phase.balance != "loss" or kind == "numbers":
-        return Objective(kind, phase.label_smoothing)
-    if kind == "labels":
+    weights = None
+    if phase.balance == "loss" and kind == "labels":
         positive = targets.sum(0).clamp(min=1)
-        return Objective(kind, phase.label_smoothing, (len(targets) - positive).clamp(1) / positive)
-    counts = torch.bincount(targets, minlength=outputs).float()
-    weights = len(targets) / (counts.clamp(min=1) * (counts > 0).sum())
-    return Objective(kind, phase.label_smoothing, weights)
+        weights = (len(targets) - positive).clamp(1) / positive
+    if phase.balance == "loss" and kind == "classes":
+        counts = torch.bincount(targets, minlength=outputs).float()
+        weights = len(targets) / (counts.clamp(min=1) * (counts > 0).sum())
+    learned = learned_outputs(kind, targets, outputs)
+    return Objective(kind, phase.label_smoothing, weights, learned)
+
+
+def learned_outputs(kind: str, targets: Tensor, outputs: int) -> tuple[int, ...] | None:
+    """Return the outputs that training targets say something about, ascending; None for all.
+
+    Those are the classes with samples, the labels that some samples have and others lack, and all
+    numbers.
+
+    >>> learned_outputs("classes", torch.tensor([2, 0, 2]), 3)
+    (0, 2)
+    """
+    if kind == "numbers":
+        return None
+    if kind == "classes":
+        found = targets.unique()
+    else:
+        found = (targets.min(0).values < targets.max(0).values).nonzero()[:, 0]
+    return None if len(found) == outputs else tuple(found.tolist())
 
 
 @dataclass(frozen=True)

@@ -1,25 +1,46 @@
-"""Training images as the top above a cut takes them: from the cache, view by view."""
+"""Training images as the top above a cut takes them: view by view, cached or run anew."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
+from math import prod
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from topwork.data.audit import Audit
-from topwork.data.augment import View
+from topwork.data.augment import PLAIN, View
 from topwork.data.image_set import ImageSet
-from topwork.data.loading import Track
+from topwork.data.loading import Track, map_ahead, read_view, workers
 from topwork.data.views import to_tensor
-from topwork.errors import DataError
+from topwork.errors import DataError, ImageError
 from topwork.network.chain import CutPoint
+from topwork.network.device import one_core_a_thread
 from topwork.network.loading import Loaded
-from topwork.trunk.extraction import Codes, Extractor, extract, prepare
-from topwork.trunk.fingerprint import Runtime
+from topwork.trunk.caching import FORMS, Job, choose_form, in_words, measure_disk
+from topwork.trunk.execution import Execution
+from topwork.trunk.extraction import (
+    LAYOUT,
+    Codes,
+    Extractor,
+    Runner,
+    choose_runner,
+    extract,
+    prepare,
+)
+from topwork.trunk.shards import DamagedShard
+
+log = logging.getLogger("topwork")
+
+Read = TypeVar("Read")
+
+TIMED = 4  # images that are decoded to see how long one takes
 
 
 @dataclass
@@ -30,21 +51,30 @@ class Samples:
         loaded: the network and the plan.
         images: where they come from.
         audit: gives their content hashes.
-        runtime: runs the trunk.
+        execution: how the trunk is run.
         track: shows progress.
         computed: views of images that went through a trunk so far; others came from the cache.
         keys: the cache keys used so far, each once.
+        runtimes: what computed the codes used so far, each once.
     """
 
     loaded: Loaded
     images: ImageSet
     audit: Audit
-    runtime: Runtime
+    execution: Execution
     track: Track
     computed: int = 0
     keys: dict[str, None] = field(default_factory=dict)
+    runtimes: dict[str, None] = field(default_factory=dict)
 
-    def at(self, frozen: CutPoint, indices: Sequence[int], views: int = 1) -> CachedInputs:
+    def at(
+        self,
+        frozen: CutPoint,
+        indices: Sequence[int],
+        views: int = 1,
+        epochs: int = 1,
+        settled: dict[str, str] | None = None,
+    ) -> CachedInputs | LiveInputs:
         """Return images as the layers above a cut take them, with the weights of this moment.
 
         Args:
@@ -52,17 +82,116 @@ class Samples:
             indices: which images.
             views: of each image, taken in turn from epoch to epoch; each is rendered and run
                 through the trunk when it is first needed, unless the cache has it.
+            epochs: in which each of them will be taken, at most; what is kept goes by it.
+            settled: what ``settled`` of others gave, to treat these like them.
 
         Raises:
             DataError: if an image cannot be read any more.
         """
-        highest = self.loaded.chain.resolve(self.loaded.plan.codes[-1])
-        takes_map = highest.depth > frozen.depth
-        return CachedInputs(self, self.extractor(frozen), takes_map, tuple(indices), views)
+        extractor = self.extractor(frozen)
+        if settled:
+            form = settled["form"]
+            execution = replace(self.execution, runtime=settled["runtime"])
+            extractor = replace(extractor, execution=execution)
+        elif self.takes_map(frozen):
+            form = self.form_of(extractor, frozen, indices, views, epochs)
+        else:
+            form = self.form_of_codes
+        if form not in ("pixels", "nothing"):
+            return self.cached(extractor, frozen, form, indices, views)
+        pixels = None
+        if form == "pixels":
+            start = self.loaded.chain.cuts[0]
+            pixels = self.cached(self.extractor(start), start, "float32", indices, views)
+        runner = choose_runner(extractor, len(indices) * epochs)
+        return LiveInputs(self, runner, self.takes_map(frozen), tuple(indices), views, pixels)
+
+    def codes(self, cut: CutPoint, indices: Sequence[int], views: int) -> np.ndarray:
+        """Return pooled codes of images for a head to be solved on, the kept layers all frozen.
+
+        Returns:
+            float32 [views * n, D], view after view.
+        """
+        inputs = self.cached(self.extractor(cut), cut, self.form_of_codes, indices, views)
+        return np.concatenate(
+            [inputs.whole(view, lambda codes: codes.rows) for view in range(views)]
+        )
+
+    def cached(
+        self,
+        extractor: Extractor,
+        frozen: CutPoint,
+        form: str,
+        indices: Sequence[int],
+        views: int,
+    ) -> CachedInputs:
+        """Return images that are taken from the cache, kept in a form there."""
+        kept = replace(extractor.execution, cache=form)
+        extractor = replace(extractor, execution=kept)
+        return CachedInputs(self, extractor, self.takes_map(frozen), tuple(indices), views)
+
+    def takes_map(self, frozen: CutPoint) -> bool:
+        """Say whether the layers above a cut take its tensor, not only codes from below."""
+        return self.loaded.chain.resolve(self.loaded.plan.codes[-1]).depth > frozen.depth
+
+    @property
+    def form_of_codes(self) -> str:
+        """In what form pooled codes are kept: they are small."""
+        return "float32" if self.execution.cache == "auto" else self.execution.cache
+
+    def form_of(
+        self,
+        extractor: Extractor,
+        frozen: CutPoint,
+        indices: Sequence[int],
+        views: int,
+        epochs: int,
+    ) -> str:
+        """Return what is to be kept of images, and say so where there was something to choose."""
+        asked = self.execution.cache
+        if asked != "auto":
+            return "nothing" if asked == "off" else asked
+        forms = FORMS if extractor.program.numbers else ("float32", "nothing")
+        size = extractor.preprocessing.size
+        pixels = prod(size) * extractor.preprocessing.channels
+        with one_core_a_thread():
+            canary = extractor.canary
+        job = Job(
+            len(indices),
+            epochs,
+            views,
+            self.seconds_to_decode(indices[:TIMED]),
+            canary.seconds,
+            pixels,
+            canary.bytes or pixels,
+        )
+        disk = measure_disk()
+        chosen, estimates = choose_form(job, disk, forms)
+        if epochs > 1:
+            log.info("%s", in_words(chosen, estimates, disk, frozen.name))
+        return chosen.form
+
+    def seconds_to_decode(self, indices: Sequence[int]) -> float:
+        """Return how long an image takes to be read and rendered, all cores at work."""
+        start = time.perf_counter()
+        for index in indices:
+            self.render(index, PLAIN)
+        return (time.perf_counter() - start) / max(1, len(indices)) / workers()
+
+    def render(self, index: int, view: View) -> np.ndarray | ImageError:
+        """Return a view of an image, uint8 [H, W, C], or why there is none."""
+        return read_view(
+            self.images,
+            index,
+            str(self.audit.digests[index]),
+            self.loaded.backbone.preprocessing,
+            view,
+            self.execution.decoding,
+        )
 
     def unreadable(self, frozen: CutPoint, indices: Sequence[int]) -> dict[int, str]:
         """Return the positions of images that cannot be read any more, with the reason."""
-        return self.extract(self.extractor(frozen), indices, View()).failed
+        return self.extract(self.extractor(frozen), indices, PLAIN).failed
 
     def extractor(self, frozen: CutPoint) -> Extractor:
         """Return the trunk below a cut, and what the layers above take from it.
@@ -76,20 +205,38 @@ class Samples:
         pools = [plan.pool or "flatten"] * len(below)
         if codes[-1].depth > frozen.depth:
             below, pools = [*below, frozen.name], [*pools, "none"]
-        return prepare(chain, below, pools, self.loaded.backbone.preprocessing, self.runtime)
+        return prepare(chain, below, pools, self.loaded.backbone.preprocessing, self.execution)
 
-    def extract(self, extractor: Extractor, indices: Sequence[int], view: View) -> Codes:
+    def extract(
+        self, extractor: Extractor, indices: Sequence[int], view: View, passes: int = 1
+    ) -> Codes:
         """Run a trunk over some images, or fetch what is cached."""
         digests = [str(self.audit.digests[index]) for index in indices]
-        codes = extract(extractor, self.images, indices, digests, self.track, view)
+        codes = extract(extractor, self.images, indices, digests, self.track, view, passes)
         self.computed += codes.computed
         self.keys |= dict.fromkeys(codes.fingerprints)
+        if extractor.program.numbers:
+            self.runtimes[codes.runtime] = None
         return codes
+
+    def on_device(self, part: np.ndarray) -> Tensor:
+        """Return pixels (uint8 [n, H, W, C]) or codes as a tensor where training takes place."""
+        preprocessing = self.loaded.backbone.preprocessing
+        to_float = partial(to_tensor, preprocessing=preprocessing)
+        tensor = to_float(part) if part.dtype == np.uint8 else torch.from_numpy(part).float()
+        layout = LAYOUT if tensor.ndim == 4 else torch.contiguous_format
+        return tensor.to(self.execution.device, memory_format=layout)
+
+    def changed(self, index: int, reason: str) -> DataError:
+        """Return the error for an image that could be read before and cannot any more."""
+        return DataError(
+            f"{self.images.items[index].name}: {reason}; it could be read before; run again"
+        )
 
 
 @dataclass
 class CachedInputs:
-    """Images as the layers above a cut take them: `topwork.learn.loop.Inputs`.
+    """Images as the layers above a cut take them, from the cache: `topwork.learn.loop.Inputs`.
 
     Attributes:
         samples: where they come from.
@@ -110,6 +257,13 @@ class CachedInputs:
     def __len__(self) -> int:
         return len(self.indices)
 
+    @property
+    def settled(self) -> dict[str, str]:
+        """How these images are treated: what must be the same when a fit is taken up again."""
+        runtimes = [codes.runtime for codes in self.found.values()]
+        asked = self.extractor.execution
+        return {"form": asked.cache, "runtime": runtimes[0] if runtimes else asked.runtime}
+
     def view(self, number: int) -> Codes:
         """Return one view of all the images.
 
@@ -118,28 +272,90 @@ class CachedInputs:
         """
         if number not in self.found:
             view = View(number, self.samples.loaded.plan.augment)
-            codes = self.samples.extract(self.extractor, self.indices, view)
+            to_come = max(1, self.views - len(self.found))
+            codes = self.samples.extract(self.extractor, self.indices, view, to_come)
             for position, reason in codes.failed.items():
-                name = self.samples.images.items[self.indices[position]].name
-                raise DataError(f"{name}: {reason}; it could be read before; run again")
+                raise self.samples.changed(self.indices[position], reason)
             self.found[number] = codes
         return self.found[number]
 
+    def whole(self, number: int, read: Callable[[Codes], Read]) -> Read:
+        """Read from a view; where that shows damage, have what was damaged computed again."""
+        while True:
+            try:
+                return read(self.view(number))
+            except DamagedShard:
+                self.found.pop(number, None)
+
     def batch(self, rows: Sequence[int], epoch: int) -> tuple[Tensor, ...]:
         """Return some images as inputs of a `topwork.network.model.Top`: the map comes first."""
-        parts = [part.take(rows) for part in self.view(epoch % self.views).parts]
-        tensors = [self.on_device(part) for part in parts]
-        return (tensors[-1], *tensors[:-1]) if self.takes_map else tuple(tensors)
+        parts = self.whole(
+            epoch % self.views, lambda codes: [part.take(rows) for part in codes.parts]
+        )
+        return map_first([self.samples.on_device(part) for part in parts], self.takes_map)
 
-    def codes(self) -> np.ndarray:
-        """Return the pooled codes of all images, view after view, float32 [views * n, D]."""
-        return np.concatenate([self.view(number).rows for number in range(self.views)])
 
-    def on_device(self, part: np.ndarray) -> Tensor:
-        """Return pixels (uint8 [n, H, W, C]) or codes as a tensor where training takes place."""
-        samples = self.samples
-        preprocessing = samples.loaded.backbone.preprocessing
-        to_float = partial(to_tensor, preprocessing=preprocessing)
-        tensor = to_float(part) if part.dtype == np.uint8 else torch.from_numpy(part)
-        layout = samples.runtime.layout if tensor.ndim == 4 else torch.contiguous_format
-        return tensor.to(samples.runtime.device, memory_format=layout)
+@dataclass
+class LiveInputs:
+    """Images as the layers above a cut take them, run through the trunk whenever they are taken.
+
+    Attributes:
+        samples: where they come from.
+        runner: the trunk below the cut, and what runs it.
+        takes_map: whether the last of what it gives is the tensor at the cut, not a code.
+        indices: which images.
+        views: of each.
+        pixels: the rendered images; None if each is decoded whenever it is taken.
+    """
+
+    samples: Samples
+    runner: Runner
+    takes_map: bool
+    indices: tuple[int, ...]
+    views: int
+    pixels: CachedInputs | None
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    @property
+    def settled(self) -> dict[str, str]:
+        """As in `CachedInputs`."""
+        form = "pixels" if self.pixels else "nothing"
+        return {"form": form, "runtime": self.runner.runtime.name}
+
+    def batch(self, rows: Sequence[int], epoch: int) -> tuple[Tensor, ...]:
+        """Return some images as `CachedInputs` does.
+
+        Raises:
+            DataError: if an image cannot be read any more.
+        """
+        view = View(epoch % self.views, self.samples.loaded.plan.augment)
+        size = self.runner.runtime.batch
+        batches = [rows[start : start + size] for start in range(0, len(rows), size)]
+        with one_core_a_thread():
+            found = [
+                codes
+                for _, codes in map_ahead(
+                    batches, lambda batch: self.runner.codes(self.rendered(batch, view))
+                )
+            ]
+        parts = [np.concatenate(part) for part in zip(*found, strict=True)]
+        return map_first([self.samples.on_device(part) for part in parts], self.takes_map)
+
+    def rendered(self, rows: Sequence[int], view: View) -> np.ndarray:
+        """Return the pixels of some images, uint8 [n, H, W, C]."""
+        if self.pixels:
+            return self.pixels.whole(view.number, lambda codes: codes.parts[0].take(rows))
+        pixels = []
+        for row in rows:
+            found = self.samples.render(self.indices[row], view)
+            if isinstance(found, ImageError):
+                raise self.samples.changed(self.indices[row], found.reason)
+            pixels.append(found)
+        return np.stack(pixels)
+
+
+def map_first(parts: list[Tensor], takes_map: bool) -> tuple[Tensor, ...]:
+    """Return the inputs of a top in its order."""
+    return (parts[-1], *parts[:-1]) if takes_map else tuple(parts)

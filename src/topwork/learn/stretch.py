@@ -6,7 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from torch import Tensor
@@ -14,10 +14,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from topwork.errors import PlanError
 from topwork.learn.batch_norm import Statistics, choose_statistics
+from topwork.learn.best import LEAST_GAIN, Best, fold, gain_of, is_better, reached
 from topwork.learn.checkpoints import Checkpoint
 from topwork.learn.fitting import Fitting, part, put, save
 from topwork.learn.interruption import requests_to_stop
-from topwork.learn.loop import Epoch, Training, mixed_precision, score_each, seed_of, steps
+from topwork.learn.loop import Epoch, Training, judge, mixed_precision, seed_of, steps
 from topwork.learn.metrics import proportion
 from topwork.learn.objective import Scale, make_objective
 from topwork.learn.optimizers import group_parameters, layers_of
@@ -34,36 +35,7 @@ backward pass find it in the processor's caches, which made training on two core
 as fast as batches of 32 (docs/log.md)."""
 
 
-LEAST_GAIN = 1.645
-"""Standard errors by which a phase must better fitted weights that it began with. One epoch does so
-by chance in one case of twenty; the best of several does so more often, but far from always."""
-
 LOSSES = "held-out losses"  # beside the weights that a stretch began with
-
-
-@dataclass
-class Best:
-    """The weights with the least loss on held-out images in a stretch.
-
-    Loss moves smoothly where accuracy moves in steps of one image; the probe goes by it too.
-
-    Attributes:
-        loss: on the held-out images.
-        accuracy: likewise.
-        epoch: 0 for the weights that the stretch began with.
-        tensors: of the model, by layer name.
-    """
-
-    loss: float
-    accuracy: float
-    epoch: int
-    tensors: dict[str, Tensor]
-
-    @staticmethod
-    def at(epoch: Epoch, tensors: dict[str, Tensor]) -> Best:
-        """Return the weights after an epoch that was scored."""
-        loss, accuracy = epoch.validation_loss, epoch.validation_accuracy
-        return Best(float(loss or 0), float(accuracy or 0), epoch.number, tensors)
 
 
 def train_stretch(
@@ -89,11 +61,18 @@ def train_stretch(
     """
     started = time.perf_counter()
     plan, samples = fitting.loaded.plan, fitting.samples
-    device = samples.runtime.device
+    device = samples.execution.device
     top = Top(fitting.loaded.chain, fitting.model, plan.codes, frozen)
     learned, scored = fitting.rows(held_out=False), fitting.rows(held_out=True)
     require_map_for_cutmix(phase, number, frozen, top)
-    inputs = samples.at(frozen, [fitting.indices[row] for row in learned], plan.views)
+    facts = stopped.facts if stopped else {}
+    inputs = samples.at(
+        frozen,
+        [fitting.indices[row] for row in learned],
+        plan.views,
+        phase.epochs,
+        settled=facts.get("inputs"),
+    )
     targets = fitting.targets.tensor().to(device)
     scale = Scale.of(targets[learned]) if fitting.targets.kind == "numbers" else None
     if scale:
@@ -103,11 +82,11 @@ def train_stretch(
     validation = None
     if phase.chooses:
         validation = (
-            samples.at(frozen, [fitting.indices[row] for row in scored]),
+            samples.at(frozen, [fitting.indices[row] for row in scored], settled=inputs.settled),
             targets[scored],
         )
     training, statistics = make_training(fitting, phase, number, frozen, top, targets[learned])
-    facts = stopped.facts if stopped else {}
+    fitted = bool(number or before)  # else the head is random, and there is nothing to go back to
     tested = facts.get("range_test")
     if phase.rate is None:
         if tested is None:
@@ -117,16 +96,14 @@ def train_stretch(
         training.restore(part(stopped.tensors, "training"), facts["training"])
         best = Best(**facts["best"], tensors=part(stopped.tensors, "best"))
         began = part(stopped.tensors, "began")
+        start = facts["start"]
     else:
-        best, began = Best(math.nan, math.nan, 0, {}), {}
+        best, began, start = Best(None, 1.0, 0.0, 0, {}), {}, None
         if validation:
-            losses, right = score_each(training, *validation)
-            best = Best(float(losses.mean()), float(right.mean()), 0, copies(fitting))
-            began = {**best.tensors, LOSSES: losses}
-    start = facts.get("start", {"loss": best.loss, "accuracy": best.accuracy})
-    fitted = bool(number or before)  # else the head is random, and there is nothing to go back to
-    if validation and not fitted and not best.epoch:
-        best = replace(best, loss=math.inf)
+            found = judge(training, *validation)
+            best = Best.before(found, copies(fitting), fitted=fitted)
+            began = {**best.tensors, LOSSES: found.losses}
+            start = {"loss": found.tempered_loss, "accuracy": found.accuracy}
 
     def save_now() -> None:
         save(
@@ -136,7 +113,8 @@ def train_stretch(
                 "stretches": list(before),
                 "start": start,
                 "range_test": tested,
-                "best": {"loss": best.loss, "accuracy": best.accuracy, "epoch": best.epoch},
+                "inputs": inputs.settled,
+                "best": best.facts(),
             },
             training,
             best.tensors,
@@ -166,14 +144,17 @@ def train_stretch(
             save_now()
             log.warning("stopped, and saved; the same command with --resume goes on from here")
         request.obey()
-    gain = None
+    gain, improved = None, True
     if validation:
         put(fitting.model, best.tensors)
         training.average.clear()  # the best weights are averages already
         if best.epoch and fitted and not phase.gradual and not reached(phase, best.accuracy):
-            gain = gain_of(began[LOSSES], score_each(training, *validation)[0])
-            if gain < LEAST_GAIN:
-                put(fitting.model, {name: value for name, value in began.items() if name != LOSSES})
+            gain = gain_of(began[LOSSES], judge(training, *validation).losses)
+        improved = best.epoch > 0 and (gain is None or gain >= LEAST_GAIN)
+        if improved:
+            fold(best.temperature, top.head, training.objective.learned)
+        elif best.epoch:
+            put(fitting.model, {name: value for name, value in began.items() if name != LOSSES})
     elif training.average:
         training.network.load_state_dict(training.average)
     if scale:
@@ -186,13 +167,15 @@ def train_stretch(
         "range_test": tested,
         "groups": [group.record(training.rate) for group in training.groups],
         "batch_norm": statistics.record(),
+        "inputs": inputs.settled,
         "at_once": training.at_once,
         "precision": "bfloat16" if mixed_precision(device)._enabled else "float32",
-        "start": start if validation else None,
+        "start": start,
         "epochs": [asdict(epoch) for epoch in training.epochs],
         "best": {
             "epoch": best.epoch,
             "loss": best.loss,
+            "temperature": best.temperature,
             "accuracy": proportion(round(best.accuracy * len(scored)), len(scored))
             if fitting.targets.kind != "numbers"
             else {"value": None, "interval": None, "n": len(scored)},
@@ -201,7 +184,7 @@ def train_stretch(
         else None,
         "stopped": reason,
         "gain": gain,
-        "improved": not validation or (best.epoch > 0 and (gain is None or gain >= LEAST_GAIN)),
+        "improved": improved,
         "seconds": time.perf_counter() - started,
     }
 
@@ -230,41 +213,14 @@ def announce(
     log.info("  batch norm: %s", statistics.record())
 
 
-def is_better(epoch: Epoch, best: Best, phase: Phase) -> bool:
-    """Say whether an epoch has the least loss so far, or the accuracy that is enough."""
-    if epoch.validation_loss is None:
-        return False
-    return epoch.validation_loss < best.loss or reached(phase, epoch.validation_accuracy)
-
-
-def reached(phase: Phase, accuracy: float | None) -> bool:
-    """Say whether an accuracy is what the phase's rule to stop asks for."""
-    enough = phase.stop.accuracy if phase.stop else None
-    return enough is not None and accuracy is not None and accuracy >= enough
-
-
 def in_words(epoch: Epoch, epochs: int, kind: str) -> str:
     """Return an epoch as one line."""
     text = f"  epoch {epoch.number} of {epochs}: loss {epoch.loss:.4f}"
-    if epoch.validation_loss is not None:
-        text += f", held out {epoch.validation_loss:.4f}"
+    if epoch.tempered_loss is not None:
+        text += f", held out {epoch.tempered_loss:.4f}"
         if kind != "numbers":
             text += f", {epoch.validation_accuracy:.1%} right"
     return f"{text}, {epoch.seconds:.1f} s"
-
-
-def gain_of(before: Tensor, after: Tensor) -> float:
-    """Return how far losses fell, in standard errors; 0 where no image differs.
-
-    Images are compared with themselves.
-
-    >>> import torch
-    >>> round(gain_of(torch.tensor([1.0, 1.0, 1.0]), torch.tensor([0.5, 0.4, 0.6])), 2)
-    8.66
-    """
-    fall = before - after
-    error = float(fall.std()) / math.sqrt(len(fall)) if len(fall) > 1 else 0.0
-    return float(fall.mean()) / error if error > 0 else 0.0
 
 
 def require_map_for_cutmix(phase: Phase, number: int, frozen: CutPoint, top: Top) -> None:
@@ -320,7 +276,7 @@ def images_at_once(
     Batch norms that learn need the whole batch. Otherwise a step's gradient is the same sum
     however it is divided, and on a CPU parts that fit its caches are much faster.
     """
-    if phase.at_once or statistics.learned or fitting.samples.runtime.device.type != "cpu":
+    if phase.at_once or statistics.learned or fitting.samples.execution.device.type != "cpu":
         return phase.at_once
     cuts = fitting.loaded.chain.cuts[max(1, frozen.depth) :]
     # Inside its blocks a transformer holds several times what crosses between them.

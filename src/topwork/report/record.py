@@ -93,7 +93,7 @@ def facts_of_fit(
             "python": platform.python_version(),
             "cores": os.cpu_count(),
             "threads": torch.get_num_threads(),
-            "device": str(fitted.samples.runtime.device),
+            "device": str(fitted.samples.execution.device),
         },
         "versions": {
             name: version(name)

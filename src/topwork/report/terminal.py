@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import sys
-from datetime import datetime
 from typing import Any
 
 from rich.console import Console
@@ -180,6 +179,32 @@ def print_axis(facts: dict[str, Any]) -> None:
         print("- lies just before a ReLU or batch norm: codes are not thresholded.")
 
 
+def print_runtimes(rows: list[dict[str, Any]]) -> None:
+    """Print how fast a network's layers run here, by runtime."""
+    table = Table(box=None)
+    table.add_column("runtime", no_wrap=True)
+    for title in ("images/s", "to eager", "difference", "setup"):
+        table.add_column(title, justify="right", no_wrap=True)
+    table.add_column("")
+    for row in rows:
+        figures = ["-"] * 4
+        if row["images_per_second"]:
+            difference = row["difference"]
+            figures = [
+                decimal(row["images_per_second"]),
+                f"{row['ratio']:.2f}x",
+                "-" if difference is None else f"{difference:.0e}" if difference else "0",
+                f"{row['setup']:.1f} s",
+            ]
+        remark = row["problem"] or ("chosen" if row["chosen"] else "")
+        table.add_row(row["runtime"], *figures, escape(remark))
+    out_console.print(table)
+    print(
+        "All layers below L, random weights, all cores at work. Difference: from eager, relative to"
+        " the largest value. Setup: to open it, compiling included."
+    )
+
+
 def print_zoo(entries: list[dict[str, Any]]) -> None:
     """Print backbones to choose from."""
     table = Table(box=None)
@@ -190,23 +215,6 @@ def print_zoo(entries: list[dict[str, Any]]) -> None:
         size = f"{entry['input_size']} px"
         table.add_row(
             entry["name"], number(entry["parameters"]), size, entry["license"], entry["note"]
-        )
-    out_console.print(table)
-
-
-def print_stores(stores: list[dict[str, Any]]) -> None:
-    """Print what the cache holds."""
-    if not stores:
-        return
-    table = Table("key", "cut", "pool", "images", "size", "last written", box=None)
-    for store in stores:
-        table.add_row(
-            store["key"][:12],
-            store["cut"],
-            store["pool"],
-            str(store["images"]),
-            f"{number(store['bytes'])}B",
-            datetime.fromtimestamp(store["written"]).isoformat(" ", "minutes"),
         )
     out_console.print(table)
 

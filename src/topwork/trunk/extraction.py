@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
+from math import prod
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,61 +18,132 @@ from torch import nn
 from topwork.data.augment import PLAIN, View
 from topwork.data.decode import quiet
 from topwork.data.image_set import ImageSet
-from topwork.data.loading import Track, map_ahead, read_view, untracked
-from topwork.data.views import Preprocessing, to_tensor
-from topwork.errors import ImageError
+from topwork.data.loading import Track, read_view, untracked, workers
+from topwork.data.views import Preprocessing
+from topwork.errors import ImageError, UsageError
 from topwork.network.chain import Chain
 from topwork.network.codes import pool_module
 from topwork.network.cut import Trunk
 from topwork.network.device import one_core_a_thread
-from topwork.trunk.cache import CodeStore, open_store
-from topwork.trunk.fingerprint import Runtime, canary, fingerprint, fingerprint_of_pixels
-from topwork.trunk.shards import Rows
+from topwork.trunk.building import Store, Work, build, missing
+from topwork.trunk.cache import cache_folder, open_store
+from topwork.trunk.execution import Execution
+from topwork.trunk.fingerprint import (
+    digest_of_code,
+    digest_of_tensors,
+    fingerprint,
+    fingerprint_of_pixels,
+    fixed_inputs,
+    key_of,
+    signs_of,
+)
+from topwork.trunk.memory import HeldRows, MemoryStore
+from topwork.trunk.program import WHOLE, Output, TrunkProgram
+from topwork.trunk.runtimes.choice import faster_run, runtimes_for
+from topwork.trunk.runtimes.eager import eager_run
+from topwork.trunk.runtimes.runtime import Run, Runtime, eager_runtime
+from topwork.trunk.shards import DamagedShard, Rows
 
-SHARD_ROWS = 512
-SHARD_BYTES = 64 * 2**20
-"""Images, or bytes of codes, after which what is finished is written: so that a run that dies loses
-little, and little has to be held."""
+log = logging.getLogger("topwork")
 
-WHOLE = "none"
-"""The pooling that is none: the tensor at the cut as it stands."""
-
-
-@dataclass(frozen=True)
-class Output:
-    """What is kept of an image at a cut.
-
-    Attributes:
-        number: of the cut, among the trunk's.
-        pool: how its tensor is pooled, or `WHOLE`.
-        module: does it.
-        is_pixels: whether it is the rendered pixels themselves that are kept.
-    """
-
-    number: int
-    pool: str
-    module: nn.Module
-    is_pixels: bool
+LAYOUT = torch.channels_last
+"""The memory layout of maps."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Extractor:
     """A trunk made ready to run: moved to its device and memory layout.
+
+    Attributes:
+        trunk: the layers.
+        outputs: what is kept, by depth.
+        program: the layers from pixels to all outputs that are not pixels themselves.
+        preprocessing: what an image goes through.
+        execution: how it is run, and what is kept.
+    """
+
+    trunk: Trunk
+    outputs: tuple[Output, ...]
+    program: TrunkProgram
+    preprocessing: Preprocessing
+    execution: Execution
+
+    @cached_property
+    def eager(self) -> Runner:
+        """The trunk as PyTorch runs it, which any other way is held against."""
+        device = self.execution.device
+        return Runner(self, eager_runtime(device), eager_run(self.program, device))
+
+    @cached_property
+    def canary(self) -> Canary:
+        """What eager makes of two fixed inputs, and how long an image takes it.
+
+        Raises:
+            ChainError: if a code depends on what else is in its batch.
+        """
+        if all(output.is_pixels for output in self.outputs):
+            return Canary([""] * len(self.outputs), 0.0, 0)
+        pixels = fixed_inputs(self.preprocessing)
+        found = self.eager.codes(pixels)
+        start = time.perf_counter()
+        alone = self.eager.codes(pixels[:1])
+        seconds = (time.perf_counter() - start) / self.eager.runtime.batch
+        return Canary(
+            signs_of(found, alone), seconds / workers(), sum(part[:1].nbytes for part in found)
+        )
+
+    @cached_property
+    def weights(self) -> dict[int, str]:
+        """The digest of the weights below each of the cuts, by the cut's number."""
+        return {
+            number: digest_of_tensors(self.trunk.state(number + 1))
+            for number in {output.number for output in self.outputs}
+        }
+
+    @cached_property
+    def code(self) -> dict[int, str]:
+        """The digest of the code of blocks below each of the cuts, by the cut's number."""
+        return {
+            number: digest_of_code(self.trunk.segments[: number + 1]) for number in self.weights
+        }
+
+    @property
+    def dtype(self) -> str:
+        """In which codes are kept."""
+        return "float16" if self.execution.cache == "float16" else "float32"
+
+
+@dataclass(frozen=True)
+class Canary:
+    """What eager makes of fixed inputs.
+
+    Attributes:
+        signs: the SHA-256 of each output, "" for pixels.
+        seconds: that an image takes, all cores at work.
+        bytes: that the outputs of an image take in full precision.
+    """
+
+    signs: list[str]
+    seconds: float
+    bytes: int
+
+
+@dataclass(frozen=True, eq=False)
+class Runner:
+    """A trunk and what runs it.
 
     Every batch has the same size, short ones are filled up: so that an image's codes do not
     depend on how many others come with it.
 
     Attributes:
-        trunk: the layers.
-        outputs: what is kept, by depth.
-        preprocessing: what an image goes through.
-        runtime: how the trunk is run.
+        extractor: the trunk.
+        runtime: what runs it.
+        run: runs one batch.
     """
 
-    trunk: Trunk
-    outputs: tuple[Output, ...]
-    preprocessing: Preprocessing
+    extractor: Extractor
     runtime: Runtime
+    run: Run
 
     def codes(self, pixels: np.ndarray) -> list[np.ndarray]:
         """Return each output for at most one batch of pixels.
@@ -79,24 +155,15 @@ class Extractor:
             contiguous arrays: of codes float32 [N, D], of whole tensors float32 [N, ...], of
             pixels uint8 [N, H, W, C].
         """
-        if all(output.is_pixels for output in self.outputs):
-            return [pixels for _ in self.outputs]
-        missing = self.runtime.batch - len(pixels)
-        filled = np.concatenate([pixels, np.zeros((missing, *pixels.shape[1:]), np.uint8)])
-        images = to_tensor(filled, self.preprocessing).to(
-            self.runtime.device, memory_format=self.runtime.layout
-        )
-        with torch.inference_mode():
-            codes = [
-                output.module(value)
-                for number, (_, value) in enumerate(self.trunk.outputs(images))
-                for output in self.outputs
-                if output.number == number
-            ]
-        return [
-            pixels if output.is_pixels else code[: len(pixels)].float().cpu().contiguous().numpy()
-            for output, code in zip(self.outputs, codes, strict=True)
-        ]
+        outputs = self.extractor.outputs
+        if all(output.is_pixels for output in outputs):
+            return [pixels for _ in outputs]
+        lacking = self.runtime.batch - len(pixels)
+        if lacking:
+            pixels = np.concatenate([pixels, np.zeros((lacking, *pixels.shape[1:]), np.uint8)])
+        computed = iter(self.run(pixels))
+        count = self.runtime.batch - lacking
+        return [(pixels if o.is_pixels else next(computed))[:count] for o in outputs]
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,15 +175,17 @@ class Codes:
         pools: how each of them was pooled.
         failed: positions of images that could not be read after all, with the reason; they have
             no rows in ``parts``.
-        computed: images that went through the trunk; the others came from the cache.
+        computed: images that went through the trunk here; the others came from the cache.
         fingerprints: the cache keys, one for each part.
+        runtime: what computed them, now or when they were cached.
     """
 
-    parts: tuple[Rows, ...]
+    parts: tuple[Rows | HeldRows, ...]
     pools: tuple[str, ...]
     failed: dict[int, str]
     computed: int
     fingerprints: tuple[str, ...]
+    runtime: str
 
     @cached_property
     def rows(self) -> np.ndarray:
@@ -139,7 +208,7 @@ def prepare(
     depths: Sequence[str],
     pool: str | Sequence[str],
     preprocessing: Preprocessing,
-    runtime: Runtime,
+    execution: Execution,
 ) -> Extractor:
     """Make the trunk of a chain ready to run up to some depths.
 
@@ -150,7 +219,7 @@ def prepare(
         pool: the pooling, for all depths or for each; "none" keeps the whole tensor, and at the
             input the rendered pixels.
         preprocessing: what an image goes through.
-        runtime: how the trunk is run.
+        execution: how the trunk is run.
     """
     trunk = Trunk(chain, depths)
     pools = [pool] * len(depths) if isinstance(pool, str) else pool
@@ -163,9 +232,10 @@ def prepare(
         cut = trunk.cuts[number]
         module = nn.Identity() if how == WHOLE else pool_module(chain, cut, how)
         is_pixels = how == WHOLE and cut.depth == 0
-        outputs.append(Output(number, how, module.to(runtime.device).eval(), is_pixels))
-    moved = trunk.to(runtime.device, runtime.layout)
-    return Extractor(moved, tuple(outputs), preprocessing, runtime)
+        outputs.append(Output(number, how, module.to(execution.device).eval(), is_pixels))
+    moved = trunk.to(execution.device, LAYOUT)
+    program = TrunkProgram(moved, tuple(outputs), preprocessing, execution.device)
+    return Extractor(moved, tuple(outputs), program, preprocessing, execution)
 
 
 def extract(
@@ -175,8 +245,12 @@ def extract(
     digests: Sequence[str],
     track: Track = untracked,
     view: View = PLAIN,
+    passes: int = 1,
 ) -> Codes:
     """Return the codes of some images, running the trunk on those that the cache lacks.
+
+    Codes that any runtime of this machine has computed before are used as they are, if all are
+    there; else the fastest that repays itself computes what its cache lacks.
 
     Args:
         extractor: the trunk.
@@ -185,106 +259,173 @@ def extract(
         digests: the SHA-256 of each of these images' bytes; they key the cache.
         track: shows the progress.
         view: which rendering of each image.
+        passes: like this one, this one included, that are to be expected: views, say. A runtime
+            that has to be compiled first may repay itself over all of them.
 
     Raises:
         CacheError: if the cache cannot be written.
+        UsageError: if the runtime asked for cannot be used.
     """
     with quiet(), one_core_a_thread():
-        stores = open_stores(extractor, view)
-        first_at = {digest: i for i, digest in reversed(list(enumerate(digests)))}
-        missing = [
-            first_at[digest]
-            for digest in dict.fromkeys(digests)
-            if any(digest not in store for store in stores)
-        ]
-        size = extractor.runtime.batch
-        batches = [missing[i : i + size] for i in range(0, len(missing), size)]
-
-        def work(batch: list[int]) -> Computed:
-            views = {
-                digests[i]: read_view(images, indices[i], digests[i], extractor.preprocessing, view)
-                for i in batch
-            }
-            return compute(extractor, views)
-
-        unreadable: dict[str, str] = {}
-        pending: list[Computed] = []
-        for _, computed in map_ahead(track(batches, "running the trunk"), work):
-            unreadable.update(computed.failed)
-            pending.append(computed)
-            if is_a_shard(pending):
-                write_shards(stores, pending)
-        write_shards(stores, pending)
-
+        runtime, stores = fullest_stores(extractor, digests, view)
+        lacking = missing(stores, digests)
+        computed, unreadable = 0, dict[str, str]()
+        if lacking:
+            started = runtime if len(lacking) <= len(digests) / 2 else None
+            runner = choose_runner(extractor, len(lacking) * passes, started)
+            if runner.runtime != runtime:
+                runtime, stores = runner.runtime, open_stores(extractor, runner.runtime, view)
+            work = work_of(runner, images, dict(zip(digests, indices, strict=True)), view)
+            while lacking:
+                built = build(stores, digests, work, track)
+                computed, unreadable = computed + built.computed, unreadable | built.unreadable
+                for store in stores:
+                    with suppress(DamagedShard):  # set aside; what was in it is lacking again
+                        store.merge()
+                    store.refresh()
+                lacking = [d for d in missing(stores, digests) if d not in unreadable]
     return Codes(
         parts=tuple(store.rows(digests, absent=unreadable) for store in stores),
         pools=tuple(output.pool for output in extractor.outputs),
         failed={i: unreadable[d] for i, d in enumerate(digests) if d in unreadable},
-        computed=len(missing) - len(unreadable),
+        computed=computed,
         fingerprints=tuple(store.key for store in stores),
+        runtime=runtime.name,
     )
 
 
-@dataclass(frozen=True)
-class Computed:
-    """What became of one batch.
+def choose_runner(extractor: Extractor, images: int, started: Runtime | None = None) -> Runner:
+    """Return what shall run the trunk over some images.
 
-    Attributes:
-        digests: of the images that could be read.
-        codes: of these, [n, ...] for each output.
-        failed: digest and reason of the others.
+    Args:
+        extractor: the trunk.
+        images: how many there will be.
+        started: the runtime to go on with, where most codes are there already: another one's would
+            all have to be computed anew.
+
+    Raises:
+        UsageError: if the runtime asked for cannot be used.
     """
-
-    digests: list[str]
-    codes: list[np.ndarray]
-    failed: dict[str, str]
-
-
-def compute(extractor: Extractor, views: dict[str, np.ndarray | ImageError]) -> Computed:
-    """Run the trunk over the views of one batch that could be read."""
-    good = {d: view for d, view in views.items() if not isinstance(view, ImageError)}
-    codes = extractor.codes(np.stack(list(good.values()))) if good else []
-    failed = {d: view.reason for d, view in views.items() if isinstance(view, ImageError)}
-    return Computed(list(good), codes, failed)
+    if not extractor.program.numbers:
+        return extractor.eager
+    wanted = extractor.execution.runtime
+    if wanted == "auto" and started:
+        try:
+            return runner_of(extractor, images, started.name)
+        except UsageError as error:  # nobody has asked for it by name
+            log.warning("%s", error)
+    return runner_of(extractor, images, wanted)
 
 
-def open_stores(extractor: Extractor, view: View = PLAIN) -> list[CodeStore]:
-    """Open the cache of each of the outputs."""
-    signs = canary(extractor.codes, extractor.preprocessing)
+def runner_of(extractor: Extractor, images: int, wanted: str) -> Runner:
+    """Return a runtime by its name, or the fastest that repays itself.
+
+    Raises:
+        UsageError: if the one that is wanted cannot be used.
+    """
+    runtime, run = faster_run(
+        extractor.program,
+        extractor.eager.run,
+        program_facts(extractor),
+        images,
+        extractor.canary.seconds,
+        wanted,
+    )
+    return Runner(extractor, runtime, run)
+
+
+def work_of(runner: Runner, images: ImageSet, index_of: dict[str, int], view: View) -> Work:
+    """Return how the codes of images are computed.
+
+    Args:
+        runner: runs the trunk.
+        images: where the bytes come from.
+        index_of: the number of the image with a digest.
+        view: which rendering of each.
+    """
+    extractor = runner.extractor
+    preprocessing, decoding = extractor.preprocessing, extractor.execution.decoding
+
+    def read(digest: str) -> np.ndarray | ImageError:
+        return read_view(images, index_of[digest], digest, preprocessing, view, decoding)
+
+    pixels = prod(preprocessing.size) * preprocessing.channels
+    kept_pixels = pixels * sum(output.is_pixels for output in extractor.outputs)
+    size = extractor.canary.bytes + kept_pixels
+    return Work(read, runner.codes, runner.runtime.batch, size)
+
+
+def fullest_stores(
+    extractor: Extractor, digests: Sequence[str], view: View
+) -> tuple[Runtime, list[Store]]:
+    """Return the stores that lack the fewest of some images, and the runtime that they belong to.
+
+    Those of the first runtime that is possible, where the cache has nothing yet.
+    """
+    possible: Sequence[Runtime] = (extractor.eager.runtime,)
+    if extractor.program.numbers:
+        possible = runtimes_for(extractor.execution)
+    found = {possible[0]: len(digests) + 1}
+    for runtime in possible:
+        if all(is_there(facts) for facts in facts_of(extractor, runtime, view)):
+            found[runtime] = len(missing(open_stores(extractor, runtime, view), digests))
+    best = min(found, key=lambda runtime: found[runtime])
+    return best, open_stores(extractor, best, view)
+
+
+def open_stores(extractor: Extractor, runtime: Runtime, view: View = PLAIN) -> list[Store]:
+    """Open the cache of each of the outputs, or what stands in for it where nothing is kept."""
+    execution = extractor.execution
+    facts = facts_of(extractor, runtime, view)
+    if execution.cache == "off":
+        return [MemoryStore(key_of(of_one)) for of_one in facts]
+    return [open_store(of_one, execution.verify) for of_one in facts]
+
+
+def facts_of(extractor: Extractor, runtime: Runtime, view: View = PLAIN) -> list[dict[str, Any]]:
+    """Return the facts that identify the codes of each output."""
+    decoding = extractor.execution.decoding
     return [
-        open_store(
-            fingerprint_of_pixels(extractor.preprocessing, view)
-            if output.is_pixels
-            else fingerprint(
-                trunk=extractor.trunk,
-                number=output.number,
-                pool=output.pool,
-                preprocessing=extractor.preprocessing,
-                runtime=extractor.runtime,
-                canary=sign,
-                view=view,
-            )
+        fingerprint_of_pixels(extractor.preprocessing, decoding, view)
+        if output.is_pixels
+        else fingerprint(
+            trunk=extractor.trunk,
+            number=output.number,
+            pool=output.pool,
+            preprocessing=extractor.preprocessing,
+            weights=extractor.weights[output.number],
+            code=extractor.code[output.number],
+            runtime=runtime,
+            decoding=decoding,
+            dtype=extractor.dtype,
+            canary=sign,
+            view=view,
         )
-        for output, sign in zip(extractor.outputs, signs, strict=True)
+        for output, sign in zip(extractor.outputs, extractor.canary.signs, strict=True)
     ]
 
 
-def is_a_shard(pending: list[Computed]) -> bool:
-    """Say whether enough has been computed to be written."""
-    rows = sum(len(part.digests) for part in pending)
-    held = sum(codes.nbytes for part in pending for codes in part.codes)
-    return rows >= SHARD_ROWS or held >= SHARD_BYTES
+def program_facts(extractor: Extractor) -> dict[str, Any]:
+    """Return the facts that identify the layers that a runtime runs, whatever the images."""
+    outputs = [output for output in extractor.outputs if not output.is_pixels]
+    preprocessing = extractor.preprocessing
+    return {
+        "mean": list(preprocessing.mean),
+        "std": list(preprocessing.std),
+        "outputs": [
+            {
+                "weights": extractor.weights[output.number],
+                "program": extractor.trunk.programs[output.number],
+                "code": extractor.code[output.number],
+                "cut": extractor.trunk.cuts[output.number].name,
+                "pool": output.pool,
+            }
+            for output in outputs
+        ],
+        "canary": [sign for sign in extractor.canary.signs if sign],
+    }
 
 
-def write_shards(stores: list[CodeStore], pending: list[Computed]) -> None:
-    """Write what has been computed, a shard of each store for what it lacks, and forget it."""
-    for number, store in enumerate(stores):
-        digests, codes = [], []
-        for part in pending:
-            for row, digest in enumerate(part.digests):
-                if digest not in store:
-                    digests.append(digest)
-                    codes.append(part.codes[number][row])
-        if digests:
-            store.add(digests, np.stack(codes))
-    pending.clear()
+def is_there(facts: dict[str, Any]) -> bool:
+    """Say whether the cache holds something under a fingerprint."""
+    return (cache_folder() / "codes" / key_of(facts)).is_dir()

@@ -1,60 +1,35 @@
 """What identifies a set of codes: everything that could change one of their bits.
 
 The key of the cache is the SHA-256 of these facts. They hold no path, no batch of images and no
-order: those do not change a code. What the facts might miss (the code of a module, a library's
-kernels, the number of threads) shows in the canary: the trunk's output on two fixed inputs.
+order: those do not change a code. What the facts might miss (a function that a module calls, a
+library's kernels, the number of threads) shows in the canary: the trunk's output on two fixed
+images.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from math import prod
+from types import CodeType, FunctionType
 from typing import Any
 
 import numpy as np
 import timm
 import torch
 import torchvision
-from torch import Tensor
+from torch import Tensor, nn
 
 from topwork.data.augment import PLAIN, View
-from topwork.data.decode import DECODING
+from topwork.data.rendering import decoding_facts
 from topwork.data.views import Preprocessing
 from topwork.errors import ChainError
 from topwork.network.cut import Trunk
+from topwork.trunk.runtimes.runtime import Runtime
 
-FORMAT = 1
+FORMAT = 2
 """Of the cache; raise it when codes or their files change their meaning."""
-
-
-@dataclass(frozen=True)
-class Runtime:
-    """How the trunk is run: eager PyTorch in float32, channels last.
-
-    Attributes:
-        device: where.
-        batch: images at a time. On a CPU the smallest are the fastest: the tensors of larger
-            ones leave the caches, and batches run side by side anyway.
-    """
-
-    device: torch.device
-    batch: int
-
-    @property
-    def layout(self) -> torch.memory_format:
-        """The memory layout of maps."""
-        return torch.channels_last
-
-    def facts(self) -> dict[str, Any]:
-        """Return what of it may change a bit of a code."""
-        return {"name": "eager", "device": self.device.type, "layout": "channels_last"}
-
-
-def choose_runtime(device: torch.device) -> Runtime:
-    """Return the runtime for a device."""
-    return Runtime(device, batch=2 if device.type == "cpu" else 64)
 
 
 def fingerprint(
@@ -63,25 +38,43 @@ def fingerprint(
     number: int,
     pool: str,
     preprocessing: Preprocessing,
+    weights: str,
+    code: str,
     runtime: Runtime,
+    decoding: str,
+    dtype: str,
     canary: str,
     view: View = PLAIN,
 ) -> dict[str, Any]:
     """Return the facts that identify the codes at one of a trunk's cuts, as plain data.
 
     They are the same whether the trunk has further cuts or not.
+
+    Args:
+        trunk: the layers.
+        number: of the cut, among the trunk's.
+        pool: how its tensor is pooled.
+        preprocessing: what an image goes through.
+        weights: the digest of the tensors below the cut.
+        code: the digest of the code of blocks below the cut.
+        runtime: what runs the trunk.
+        decoding: "fast" or "exact".
+        dtype: in which the codes are kept.
+        canary: of `signs_of`.
+        view: which rendering.
     """
     return {
         "format": FORMAT,
-        "decoding": dict(DECODING),
+        "decoding": decoding_facts(decoding),
         "preprocessing": preprocessing.to_dict(),
         "view": view.facts(),
-        "weights": digest_of_tensors(trunk.state(number + 1)),
+        "weights": weights,
         "program": hashlib.sha256(trunk.programs[number].encode()).hexdigest(),
+        "code": code,
         "canary": canary,
         "cut": trunk.cuts[number].name,
         "pool": pool,
-        "dtype": "float32",
+        "dtype": dtype,
         "runtime": runtime.facts(),
         "versions": {
             "torch": torch.__version__,
@@ -92,11 +85,13 @@ def fingerprint(
     }
 
 
-def fingerprint_of_pixels(preprocessing: Preprocessing, view: View = PLAIN) -> dict[str, Any]:
+def fingerprint_of_pixels(
+    preprocessing: Preprocessing, decoding: str, view: View = PLAIN
+) -> dict[str, Any]:
     """Return the facts that identify rendered pixels, as plain data: no network is among them."""
     return {
         "format": FORMAT,
-        "decoding": dict(DECODING),
+        "decoding": decoding_facts(decoding),
         "rendering": {
             "size": list(preprocessing.size),
             "crop": preprocessing.crop,
@@ -131,23 +126,77 @@ def digest_of_tensors(tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def canary(
-    codes: Callable[[np.ndarray], Sequence[np.ndarray]], preprocessing: Preprocessing
-) -> list[str]:
-    """Return the SHA-256 of the codes of two fixed inputs, one for each cut.
+def digest_of_code(parts: Sequence[nn.Module]) -> str:
+    """Return the SHA-256 of what modules do that neither their tensors nor the calls tell.
+
+    That is the code of their classes and their plain attributes. Classes of torch, torchvision and
+    timm go by their versions, which are facts of their own.
+    """
+    digest = hashlib.sha256()
+    for part in parts:
+        for name, module in part.named_modules():
+            classes = [kind for kind in type(module).__mro__ if is_foreign(kind)]
+            if classes:
+                digest.update(f"{name} {plain_attributes(module)}\n".encode())
+            for kind in classes:
+                for method, function in sorted(vars(kind).items()):
+                    if isinstance(function, FunctionType):
+                        digest.update(f"{kind.__qualname__}.{method}".encode())
+                        digest.update(repr(facts_of_code(function.__code__)).encode())
+    return digest.hexdigest()
+
+
+def is_foreign(kind: type) -> bool:
+    """Say whether a class belongs to none of the packages whose versions are facts."""
+    return kind.__module__.partition(".")[0] not in ("torch", "torchvision", "timm", "builtins")
+
+
+def plain_attributes(module: nn.Module) -> dict[str, object]:
+    """Return the numbers, names and switches that a module holds, but for its mode."""
+    return {
+        name: value
+        for name, value in sorted(vars(module).items())
+        if isinstance(value, int | float | str) and name != "training"
+    }
+
+
+def facts_of_code(code: CodeType) -> list[object]:
+    """Return what makes two functions do the same: instructions, names and constants."""
+    constants = [
+        facts_of_code(one) if isinstance(one, CodeType) else repr(one) for one in code.co_consts
+    ]
+    return [code.co_code.hex(), code.co_names, code.co_varnames, constants]
+
+
+def fixed_inputs(preprocessing: Preprocessing) -> np.ndarray:
+    """Return two images, always the same: noise, and bold patches, which saturate more units.
+
+    Returns:
+        uint8 [2, H, W, C].
+    """
+    height, width = preprocessing.size
+    shape = (height, width, preprocessing.channels)
+    numbers = np.arange(prod(shape), dtype=np.uint64) * 2654435761 >> 13
+    noise = (numbers & 255).astype(np.uint8).reshape(shape)
+    coarse = (np.indices(shape) // np.array([24, 24, 1]).reshape(3, 1, 1, 1)).sum(0)
+    patches = np.where(coarse % 2, 255, noise // 8).astype(np.uint8)
+    return np.stack([noise, patches])
+
+
+def signs_of(together: Sequence[np.ndarray], alone: Sequence[np.ndarray]) -> list[str]:
+    """Return the SHA-256 of the codes of the fixed inputs, one for each output.
+
+    Args:
+        together: of both, computed in one batch.
+        alone: of the first.
 
     Raises:
         ChainError: if a code depends on what else is in its batch.
     """
-    height, width = preprocessing.size
-    count = 2 * height * width * preprocessing.channels
-    noise = (np.arange(count, dtype=np.uint64) * 2654435761 >> 13) & 255
-    pixels = noise.astype(np.uint8).reshape(2, height, width, preprocessing.channels)
-    found = codes(pixels)
-    for alone, together in zip(codes(pixels[:1]), found, strict=True):
-        if np.abs(alone[0] - together[0]).max() > 1e-4 * np.abs(together).max():
+    for one, both in zip(alone, together, strict=True):
+        if np.abs(one[0] - both[0]).max() > 1e-4 * np.abs(both).max():
             raise ChainError(
                 "the network mixes the images of a batch (a batch norm without running"
                 " statistics?), so that no image has codes of its own; choose another network"
             )
-    return [hashlib.sha256(code.tobytes()).hexdigest() for code in found]
+    return [hashlib.sha256(codes.tobytes()).hexdigest() for codes in together]

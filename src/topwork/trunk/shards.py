@@ -1,46 +1,180 @@
-"""Shards: files of rows that are named after their own content, and mapped instead of loaded.
+"""Shards as they are used: mapped, and each block held against its checksum before it is used.
 
-A shard is a safetensors file with ``codes`` [n, ...], float32 (or the uint8 of pixels), and
-``digests`` [n, 32] uint8 (the SHA-256 of each row's image). Its name is the SHA-256 of its own
-bytes: so a shard that was cut off, flipped, renamed or swapped shows when it is opened, and two
-processes that write the same shard write the same file. Shards are never changed in place. So they
-can be mapped, and rows stay on the disk until they are taken.
+A block is checked when its rows are first taken, once in a process for as long as the file stays
+the same; or each time, where that is asked for. What is damaged is set aside and named, never
+returned.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import os
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
-import safetensors.numpy
-import torch
 
-from topwork.data.files import write_atomically
+from topwork.data.loading import map_ahead
+from topwork.errors import CacheError
+from topwork.trunk.shard_file import Content, read_content
 
 log = logging.getLogger("topwork")
 
-DTYPES = {"F32": np.float32, "U8": np.uint8}
 ABSENT = -1
+ROW_BITS = 32
+"""A place in a store is a number: that of the shard, shifted by so many bits, plus the row's."""
+
+FOREIGN = "belongs to another fingerprint"
+
+Identity = tuple[str, int, int, int]
 
 
-class Shard(NamedTuple):
-    """What a shard holds, mapped.
+class DamagedShard(CacheError):
+    """A shard whose codes are damaged; it has been set aside, and they can be computed again."""
+
+
+@dataclass(eq=False)
+class Checks:
+    """What this process has found out about the codes of one file.
 
     Attributes:
-        codes: float32 or uint8 [n, ...].
-        digests: uint8 [n, 32], the SHA-256 of each row's image.
+        blocks: which have been found whole, bool [blocks].
+        complete: whether all have.
+        damaged: whether one has not.
     """
 
-    codes: np.ndarray
-    digests: np.ndarray
+    blocks: np.ndarray
+    complete: bool = False
+    damaged: bool = False
+
+
+_checks: dict[Identity, Checks] = {}
+"""For all stores of the process, whose every fit opens them anew."""
+
+
+def forget_checks() -> None:
+    """Make the process check every block again when it is next touched."""
+    _checks.clear()
+
+
+@dataclass(frozen=True, eq=False)
+class Shard:
+    """A shard of a store, mapped.
+
+    Attributes:
+        path: its file.
+        identity: of the file at that path when it was mapped.
+        content: what is in it.
+        values: its codes, each row as one value.
+        checks: what is known about its blocks.
+        always: whether blocks are checked each time, not once.
+    """
+
+    path: Path
+    identity: Identity
+    content: Content
+    values: np.ndarray
+    checks: Checks
+    always: bool
+
+    @property
+    def codes(self) -> np.ndarray:
+        """The rows, [n, ...], checked or not."""
+        return self.content.codes
+
+    @property
+    def bytes(self) -> int:
+        """Size of the rows."""
+        return self.content.codes.nbytes
+
+    @property
+    def file_bytes(self) -> int:
+        """Size of the file."""
+        return self.identity[2]
+
+    def check(self, rows: np.ndarray) -> None:
+        """Hold the blocks of some rows (int64 [k]) against their checksums.
+
+        Raises:
+            DamagedShard: if one does not match; the shard has been set aside.
+        """
+        if self.checks.complete and not self.always:
+            return
+        touched = np.unique(rows // self.content.block_rows)
+        doubtful = touched if self.always else touched[~self.checks.blocks[touched]]
+        if not doubtful.size:
+            return
+        for block, whole in map_ahead(doubtful.tolist(), self.content.is_whole):
+            if not whole:
+                raise self.damage(block)
+            self.checks.blocks[block] = True
+        self.checks.complete = bool(self.checks.blocks.all())
+
+    def damage(self, block: int) -> DamagedShard:
+        """Set the file aside and return the error that says so."""
+        self.checks.damaged = True
+        first = block * self.content.block_rows
+        last = min(first + self.content.block_rows, len(self.codes)) - 1
+        problem = f"is damaged in block {block} (rows {first} to {last})"
+        with suppress(OSError):
+            # Another process may have set it aside already, and written it anew.
+            if identity_of(self.path) == self.identity:
+                set_aside(self.path, problem)
+        return DamagedShard(f"{self.path} {problem}; set aside: run again to compute its codes")
+
+
+def open_shard(path: Path, key: str, always: bool = False) -> Shard | None:
+    """Map a shard; return None for one that is gone, and for a damaged one, which is set aside."""
+    with suppress(FileNotFoundError):
+        identity = identity_of(path)
+        if (known := _checks.get(identity)) and known.damaged:
+            return None  # it could not be set aside
+        if content := usable_content(path, key):
+            checks = _checks.setdefault(identity, Checks(np.zeros(len(content.checksums), bool)))
+            return Shard(path, identity, content, as_values(content.codes), checks, always)
+        _checks[identity] = Checks(np.zeros(0, bool), damaged=True)
+    return None
+
+
+def usable_content(path: Path, key: str) -> Content | None:
+    """Read a shard's head; one that cannot be used is named, and set aside if it is damaged.
+
+    Raises:
+        FileNotFoundError: if it is gone.
+    """
+    try:
+        content = read_content(path)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        log.warning("cache: %s cannot be read (%s); its codes are computed again", path, error)
+        return None
+    except ValueError as error:
+        set_aside(path, str(error))
+        return None
+    if content.key != key:
+        set_aside(path, FOREIGN)
+        return None
+    return content
+
+
+def identity_of(path: Path) -> Identity:
+    """Return what changes when the file at a path does.
+
+    Raises:
+        OSError: if there is none.
+    """
+    facts = path.stat()
+    return str(path), facts.st_mtime_ns, facts.st_size, facts.st_ino
+
+
+def set_aside(path: Path, problem: str) -> None:
+    """Take a damaged file out of use, and say so."""
+    with suppress(OSError):  # read-only, or another process was first; it is not used anyway
+        os.replace(path, path.with_suffix(".damaged"))
+    log.warning("cache: %s %s; set aside, its codes are computed again", path, problem)
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,147 +186,60 @@ class Rows:
     Attributes:
         shape: of one row.
         dtype: of its values.
-        shards: the mapped shards, [n, *shape] each.
-        places: of each row, int64 [N, 2]: the shard, and the row in it; `ABSENT` twice where the
-            image could not be read.
+        shards: where they lie.
+        places: of each row, int64 [N], as in `CodeStore.known`; `ABSENT` where the image could not
+            be read.
     """
 
     shape: tuple[int, ...]
     dtype: np.dtype
-    shards: tuple[np.ndarray, ...]
+    shards: tuple[Shard, ...]
     places: np.ndarray
 
     def __len__(self) -> int:
         return len(self.places)
 
     def at(self, index: int) -> np.ndarray:
-        """Return one row, [*shape], read-only and not copied.
+        """Return one row, [*shape], read-only, and not copied unless its type has to change.
 
         Raises:
             IndexError: if there is no such row, or its image could not be read.
+            DamagedShard: if it is damaged.
         """
-        ((shard, row),) = self.find([index])
-        return self.shards[shard][row]
+        (number,), (row,) = self.find([index])
+        self.shards[number].check(np.array([row]))
+        found = self.shards[number].codes[row].astype(self.dtype, copy=False)
+        found.flags.writeable = False
+        return found
 
-    def take(self, indices: Sequence[int]) -> np.ndarray:
+    def take(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         """Return some rows, [b, *shape]: a contiguous copy that may be written to.
 
         Raises:
-            IndexError: as `at` does.
+            IndexError, DamagedShard: as `at` does.
         """
-        taken = np.empty((len(indices), *self.shape), self.dtype)
-        for copied, (shard, row) in zip(taken, self.find(indices), strict=True):
-            copied[...] = self.shards[shard][row]
+        numbers, rows = self.find(indices)
+        taken = np.empty((len(rows), *self.shape), self.dtype)
+        values = as_values(taken)
+        for number in np.flatnonzero(np.bincount(numbers)).tolist():
+            to = np.flatnonzero(numbers == number)
+            shard, here = self.shards[number], rows[to]
+            shard.check(here)
+            if shard.codes.dtype == self.dtype:
+                values[to] = shard.values.take(here, axis=0)
+            else:
+                taken[to] = shard.codes[here]
         return taken
 
-    def find(self, indices: Sequence[int]) -> list[tuple[int, int]]:
-        """Return the places of some rows; raise IndexError for one that is absent."""
+    def find(self, indices: Sequence[int] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the shards of some rows and the rows there; raise IndexError for an absent one."""
         places = self.places[np.asarray(indices, np.int64)]
-        for index in np.asarray(indices)[places[:, 0] == ABSENT]:
+        for index in np.asarray(indices)[places == ABSENT]:
             raise IndexError(f"row {index} is absent: its image could not be read")
-        return places.tolist()
+        return places >> ROW_BITS, places & (1 << ROW_BITS) - 1
 
 
-def write_shard(folder: Path, key: str, digests: Sequence[str], codes: np.ndarray) -> Shard:
-    """Write a shard and return it.
-
-    Args:
-        folder: of the store.
-        key: of the store's fingerprint.
-        digests: the SHA-256 of each image's bytes, in hexadecimal.
-        codes: float32 or uint8 [n, ...], a row for each.
-
-    Raises:
-        OSError: if it cannot be written.
-    """
-    raw = np.frombuffer(bytes.fromhex("".join(digests)), np.uint8).reshape(len(digests), 32)
-    tensors = {"codes": np.ascontiguousarray(codes), "digests": raw.copy()}
-    data = safetensors.numpy.save(tensors, {"key": key})
-    path = folder / f"{hashlib.sha256(data).hexdigest()}.safetensors"
-    write_atomically(path, data)
-    return shard_in(mapped(path))
-
-
-def read_shard(path: Path, key: str) -> Shard | None:
-    """Map a shard; a damaged one is set aside, named, and None returned."""
-    try:
-        data = mapped(path)
-    except OSError as error:
-        log.warning("cache: %s cannot be read (%s); its codes are computed again", path, error)
-        return None
-    problem = problem_with(path, data, key)
-    if problem:
-        with suppress(OSError):  # read-only, or another process was first; it is not used anyway
-            os.replace(path, path.with_suffix(".damaged"))
-        log.warning("cache: %s %s; set aside, its codes are computed again", path, problem)
-        return None
-    return shard_in(data)
-
-
-def mapped(path: Path) -> np.ndarray:
-    """Return the bytes of a file, uint8, read-only, mapped into memory.
-
-    Unlike NumPy's and Python's own mappings this one keeps no file open: a process may have about a
-    thousand open files, and a store may have more shards.
-
-    Raises:
-        OSError: if the file cannot be read.
-    """
-    size = path.stat().st_size
-    try:
-        storage = torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8)
-    except RuntimeError as error:
-        raise OSError(str(error).partition("\n")[0]) from error
-    data = storage.numpy()
-    data.flags.writeable = False
-    return data
-
-
-def problem_with(path: Path, data: np.ndarray, key: str) -> str | None:
-    """Say what is wrong with a shard's bytes, if anything."""
-    if hashlib.sha256(data.data).hexdigest() != path.stem:
-        return "is damaged (its bytes do not match its name)"
-    try:
-        shard_in(data)
-        written_for = header(data)[0]["__metadata__"]["key"]
-    except (ValueError, LookupError, TypeError):
-        return "is no shard"
-    return None if written_for == key else "belongs to another fingerprint"
-
-
-def shard_in(data: np.ndarray) -> Shard:
-    """Return the tensors of a shard as views of its bytes.
-
-    Raises:
-        ValueError, LookupError, TypeError: if it is none.
-    """
-    facts, start = header(data)
-    tensors = []
-    for name in Shard._fields:
-        begin, end = facts[name]["data_offsets"]
-        values = data[start + begin : start + end].view(DTYPES[facts[name]["dtype"]])
-        tensors.append(values.reshape(facts[name]["shape"]))
-    shard = Shard(*tensors)
-    if len(shard.codes) != len(shard.digests):
-        raise ValueError("as many digests as rows are needed")
-    return shard
-
-
-def header(data: np.ndarray) -> tuple[dict[str, Any], int]:
-    """Return the header of a safetensors file and where the values begin.
-
-    It is 8 bytes of length, then JSON.
-    """
-    end = 8 + int.from_bytes(data[:8].tobytes(), "little")
-    return json.loads(data[8:end].tobytes()), end
-
-
-def rows_of(shard: Path) -> int:
-    """Return the number of rows of a shard from its header alone; 0 if it has none."""
-    with shard.open("rb") as file:
-        start = file.read(8)
-        try:
-            facts = json.loads(file.read(int.from_bytes(start, "little")))
-        except (ValueError, OverflowError, MemoryError):
-            return 0
-    return int(facts.get("codes", {}).get("shape", [0])[0])
+def as_values(rows: np.ndarray) -> np.ndarray:
+    """View contiguous rows, [n, ...], as n values, which NumPy copies whole and so much faster."""
+    size = rows[:1].nbytes
+    return rows.reshape(len(rows), -1).view(f"V{size}").reshape(-1) if size else rows
