@@ -49,6 +49,7 @@ SIZES = (1_000, 10_000, 100_000)
 SIDE = 32
 PHOTOS = 200
 FROZEN = "layer1"
+MAP_BYTES = 4 * 32 * 8 * 8  # that an image takes there
 WIDTH = 96  # of the codes at the top of the network
 COPIES = 4  # of the codes, in float32, that a head is solved on: 1 + 1 + 2
 GROWTH = 100.0  # MB
@@ -251,7 +252,9 @@ def draw(found: dict[int, dict[str, dict[str, float]]], path: Path) -> None:
         peaks = [found[size][step]["anonymous"] for size in sizes]
         axes.plot(sizes, peaks, marker="o", label=TITLES[step])
     meant = [held(size) for size in sizes]
-    axes.plot(sizes, meant, "--", color="gray", label="of that, what a head is solved in")
+    axes.plot(sizes, meant, ":", color="gray", label="of that, what a head is solved in")
+    maps = [MAP_BYTES * size / 1e6 for size in sizes]
+    axes.plot(sizes, maps, "--", color="lightgray", label="for comparison: the maps, on the disk")
     axes.set_xscale("log")
     axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
     axes.set_xticks([], minor=True)

@@ -138,12 +138,14 @@ def taken_over(build: Build, alone: Outcome) -> bool:
     claimed = len(list(build.cache.glob("claims/*.claim")))
     heir.gate.touch()
     report = heir.result(waiting)
-    waited = time.perf_counter() - start - alone.seconds
+    total = time.perf_counter() - start
+    waited = total - alone.seconds
     builds.merge(build.cache)
     same = {report["rows"]} == alone.rows and builds.shards_of(build.cache) == alone.shards
     print(
-        f"killed while it held {claimed} claims: all was done {waited:.1f} s later than without"
-        f" (at most {TAKEN_OVER:.0f} wanted), {'equal' if same else 'DIFFERENT'}"
+        f"killed while it held {claimed} claims: another had done all {total:.1f} s afterwards,"
+        f" {waited:.1f} s later than alone (at most {TAKEN_OVER:.0f} wanted),"
+        f" {'equal' if same else 'DIFFERENT'}"
     )
     return claimed > 0 and same and waited <= TAKEN_OVER + LOOKED
 

@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import importlib
 import json
 import os
 import shutil
@@ -378,6 +379,24 @@ def benchmark(name: str, *options: object) -> None:
     command = [sys.executable, BENCHMARKS / name, *map(str, options)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr[-2000:]}"
+
+
+def test_kills_are_judged(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    kill = importlib.import_module("kill_extract")
+    alone = kill.Reference("rows", {"a": "1"}, count=600, seconds=1.0)
+    shard = kill.builds.WORKERS * kill.builds.CHUNK
+    stop = kill.Stop(0.5, 100, [])
+    assert kill.judged(alone, "rows", {"a": "1"}, shard, [stop]) == []
+    assert kill.judged(alone, "rows", {"a": "1"}, 2 * shard, [stop, stop]) == []
+    assert kill.judged(alone, "others", {"a": "1"}, 0, [stop]) == ["ROWS DIFFER"]
+    assert kill.judged(alone, "rows", {"a": "2"}, 0, [stop]) == ["SHARDS DIFFER"]
+    assert kill.judged(alone, "rows", {}, 0, [stop]) == ["SHARDS DIFFER"]
+    assert kill.judged(alone, "rows", {"a": "1"}, shard + 1, [stop]) == [
+        f"MORE THAN {shard} REDONE"
+    ]
+    broken = kill.Stop(0.5, 100, ["a shard"])
+    assert kill.judged(alone, "rows", {"a": "1"}, 0, [stop, broken]) == ["DAMAGED FILES"]
 
 
 def test_a_few_kills_leave_what_an_extraction_left_alone_gives() -> None:

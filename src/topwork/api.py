@@ -229,6 +229,8 @@ def fit(
         if out.exists():
             out.rmdir()  # empty, as was checked
         staged.rename(out)
+        if checkpoints:
+            shutil.rmtree(checkpoints.folder, ignore_errors=True)
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UsageError(f"--out {asked_out} cannot be written: {reason}") from error
@@ -236,10 +238,6 @@ def fit(
         shutil.rmtree(staged, ignore_errors=True)
         with suppress(OSError):
             unfinished.rmdir()  # unless it holds checkpoints
-    if checkpoints:
-        shutil.rmtree(checkpoints.folder, ignore_errors=True)
-    with suppress(OSError):
-        unfinished.rmdir()  # another plan's checkpoints may be in it
     return record
 
 

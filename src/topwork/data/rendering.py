@@ -8,7 +8,7 @@ with it. "fast" is for the images of a frozen trunk, and differs in two things:
   scale, so it is shifted by less than one of them; the plain view stays in its place.
 - Pictures of one or three channels are resized by PyTorch's antialiased interpolation of 8-bit
   integers, which follows Pillow's and differs from it by rounding: by a level or two. The filter
-  does not look beyond the edges of a random part, which concerns its outermost pixels only.
+  does not look beyond the edges of a random part, which concerns the rim of that part only.
 
 Everything else is the same: which part is shown, orientation, what is refused and for what reason;
 so are, as a whole, nearest and Lanczos resampling, other numbers of bands, and extreme strips.

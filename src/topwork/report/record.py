@@ -183,8 +183,8 @@ def write_csv(path: Path, header: tuple[str, ...], rows: Iterable[tuple[Any, ...
 
 
 def write_json(path: Path, data: dict[str, Any]) -> None:
-    """Write a JSON file for people and programs."""
-    path.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+    """Write a JSON file for people and programs, with nothing in it that only Python reads."""
+    path.write_text(json.dumps(data, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
 class Clock:

@@ -3,8 +3,8 @@
 Running the trunk once and reading its outputs in each epoch is the usual way to win. It loses where
 an output is so much larger than its image that reading takes longer than computing, or where the
 disk has no room. So the time of each form is estimated from what was measured on this machine, and
-the cheapest is taken: outputs in full or half precision, or the rendered pixels with the trunk run
-anew in each epoch, or nothing at all.
+the cheapest is taken: outputs, or the rendered pixels with the trunk run anew in each epoch, or
+nothing at all; outputs in half precision where there is no room for full.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SHARE_OF_SPACE = 0.8
 """Of the free space that may be filled."""
 
 PATIENCE = 1.25
-"""How many times as long a form may take that can be reused later, or is in full precision."""
+"""How many times as long as the quickest a form may take that can be used again later."""
 
 TRIED = 16 * 2**20  # bytes written to time the disk
 
@@ -122,11 +122,14 @@ def choose_form(
 ) -> tuple[Estimate, tuple[Estimate, ...]]:
     """Return the form to keep, and the estimates of all.
 
-    The first that fits and takes not much longer than the quickest: full precision before half,
-    what other plans and runs can use before what they cannot.
+    The first that fits and takes not much longer than the quickest: what other plans and runs can
+    use before what they cannot. Half precision only where full precision does not fit: the other
+    forms give the same bits, so that no measured time has a say in what a fit comes to.
     """
     estimates = tuple(estimate(form, job, disk) for form in forms)
     fitting = [one for one in estimates if one.bytes <= disk.space]
+    if any(one.form == "float32" for one in fitting):
+        fitting = [one for one in fitting if one.form != "float16"]
     quickest = min(one.seconds for one in fitting)
     chosen = next(one for one in fitting if one.seconds <= PATIENCE * quickest)
     return chosen, estimates

@@ -95,6 +95,8 @@ def remembered(key: str) -> CompiledTrunk | None:
     except (OSError, ValueError, LookupError, TypeError):
         is_whole = False
     if is_whole:
+        with suppress(OSError):  # what was not used for longest goes first where room is needed
+            os.utime(folder / TRIALS)
         return compiled
     set_aside(folder)
     log.warning("cache: the compiled trunk at %s is damaged; set aside, it is made again", folder)
