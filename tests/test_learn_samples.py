@@ -1,5 +1,6 @@
 """Images as the top takes them: the same from the cache, from kept pixels and run anew."""
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from topwork.plan import Plan
 from topwork.trunk.cache import cache_folder
 from topwork.trunk.caching import Disk
 from topwork.trunk.execution import Execution
+from topwork.trunk.runtimes.runtime import Runtime
 from topwork.trunk.shards import forget_checks
 
 ROWS = [5, 0, 17, 3, 3]
@@ -113,3 +115,43 @@ def test_an_image_that_goes_missing_is_named(pictures: Path, backbone: Path) -> 
     of.images = replace(of.images, source=lambda n: b"" if n == name else source(n))
     with pytest.raises(DataError, match=f"{name}.*could be read before"):
         live.batch([0], 0)
+
+
+def test_one_runtime_is_settled_for_all_views_and_for_the_held_out(
+    pictures: Path, backbone: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever would repay itself for some images alone."""
+    of = samples(pictures, backbone)
+    of.execution = replace(of.execution, runtime="auto")
+    chosen = Runtime("onnxruntime", of.execution.device, 2, "1")
+    monkeypatch.setattr(samples_module, "runtime_for", lambda *rest: chosen)
+    cut = of.loaded.chain.resolve("layer2")
+    trained = of.at(cut, range(10), 3, 5)
+    assert trained.settled == {"form": "float32", "runtime": "onnxruntime"}
+    held_out = of.at(cut, [11, 12], settled=trained.settled)
+    assert held_out.settled == trained.settled
+    for inputs in (trained, held_out):
+        assert isinstance(inputs, CachedInputs)
+        assert inputs.extractor.execution.runtime == "onnxruntime"
+
+
+def test_a_fit_goes_on_where_its_runtime_is_not_installed(
+    pictures: Path, backbone: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    of = samples(pictures, backbone)
+    cut = of.loaded.chain.resolve("layer2")
+    inputs = of.at(cut, [1, 2], settled={"form": "float32", "runtime": "half"})
+    assert inputs.batch([0], 0)[0].shape[0] == 1
+    assert "with which this fit was begun" in caplog.text
+
+
+def test_kept_pixels_are_fetched_before_threads_begin(
+    pictures: Path, backbone: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Decoding puts aside the process's stderr, which several threads must not do at once."""
+    of = samples(pictures, backbone)
+    cut = of.loaded.chain.resolve("layer2")
+    inputs = of.at(cut, range(40), 2, 2, {"form": "pixels", "runtime": "eager"})
+    inputs.batch(list(range(40)), 1)
+    os.write(2, b"still there")
+    assert "still there" in capfd.readouterr().err

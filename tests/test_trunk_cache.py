@@ -231,7 +231,7 @@ def test_a_shard_that_is_gone_is_named_once(caplog: pytest.LogCaptureFixture) ->
     victim.unlink()
     again = open_store(FACTS)
     assert len(again.known) in (2, 4)
-    assert f"{victim} is gone; its codes are computed again" in caplog.text
+    assert f"{victim} is gone; what it held is computed again" in caplog.text
     assert str(other) not in caplog.text
     caplog.clear()
     open_store(FACTS)

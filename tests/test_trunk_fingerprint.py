@@ -554,3 +554,23 @@ def test_digests_of_tensors_are_equal_only_for_equal_ones(one: dict, other: dict
         return digest_of_tensors({name: torch.tensor(values) for name, values in tensors.items()})
 
     assert (digest(one) == digest(other)) == (content(one) == content(other))
+
+
+def limited(limit: float = 61.0) -> object:
+    """Return a function whose default differs, and nothing else."""
+
+    def forward(x: torch.Tensor, most: float = limit) -> torch.Tensor:
+        return x.clamp(max=most)
+
+    return forward
+
+
+def test_what_code_is_made_of() -> None:
+    facts = fingerprint.facts_of
+    assert facts(limited(61.0)) != facts(limited(62.0))
+    assert facts(limited(61.0)) == facts(limited(61.0))
+    assert facts(staticmethod(limited(61.0))) == facts(limited(61.0))
+    assert facts(property(limited(61.0))) != facts(property(limited(62.0)))
+    assert facts({"b", "a"}) == facts({"a", "b"}) == ["\"'a'\"", "\"'b'\""]
+    assert facts((1, [2.0, None])) == ["1", ["2.0", "None"]]
+    assert facts(torch.ones(2)) == "Tensor"

@@ -267,6 +267,17 @@ WRONG = {
 }
 
 
+def test_one_wrong_output_of_several_is_enough() -> None:
+    right = np.ones((2, 3), np.float32)
+    for place in range(3):
+        found = [right.copy() for _ in range(3)]
+        found[place][1, 1] = np.nan
+        trial = trials.judged("onnxruntime", found, [right] * 3, 0.1, 0.1)
+        assert trial.problem == "gives numbers that are not finite"
+        found[place][1, 1] = 1.01
+        assert "differs" in str(trials.judged("x", found, [right] * 3, 0.1, 0.1).problem)
+
+
 @pytest.mark.parametrize("problem", WRONG)
 def test_what_fails_or_is_wrong_is_never_used(
     problem: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture

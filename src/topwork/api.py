@@ -448,6 +448,7 @@ def compare_with_cache(
         "largest_difference": float(np.abs(cached - shipped[rows]).max()),
         "compared": len(rows),
         "runtimes": list(fitted.samples.runtimes),
+        "decoding": fitted.samples.execution.decoding,
         "keys": list(fitted.samples.keys),
         "computed": fitted.samples.computed,
         "images": len(fitted.indices) + len(rows),

@@ -373,10 +373,18 @@ def stop_on_sigterm() -> None:
     signal.signal(signal.SIGTERM, leave)
 
 
+class StderrHandler(logging.Handler):
+    """Writes to what ``sys.stderr`` is at the time: decoding puts another in its place."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a record."""
+        print(self.format(record), file=sys.stderr)
+
+
 def main() -> None:
     """Run the command line."""
     stop_on_sigterm()
-    logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
+    logging.basicConfig(format="%(message)s", level=logging.WARNING, handlers=[StderrHandler()])
     logging.getLogger("topwork").setLevel(logging.INFO)
     try:
         code = app(prog_name="topwork", standalone_mode=False)

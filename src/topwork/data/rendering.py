@@ -16,6 +16,7 @@ so are, as a whole, nearest and Lanczos resampling, other numbers of bands, and 
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,7 +31,6 @@ from topwork.data.decode import (
     decode,
     opened,
     orientation_of,
-    reasons,
     upright_picture,
 )
 from topwork.data.jpeg import MARGIN, decode_jpeg, is_ordinary, reduction
@@ -90,7 +90,7 @@ def rendered(
     """
     pixels = None
     if decoding == "fast" and _has_fast_way(data, preprocessing):
-        with reasons(name):
+        with suppress(Exception):  # the exact way then says what is wrong, or copes
             pixels = _fast(data, name, preprocessing, view, digest)
     if pixels is None:
         picture = decode(data, name, preprocessing.channels)

@@ -20,6 +20,9 @@ from topwork.learn.targets import Targets
 from topwork.network.loading import Loaded
 from topwork.network.model import Model
 
+FORMAT = 2
+"""Of checkpoints; raise it when an older one cannot be taken up."""
+
 
 @dataclass
 class Fitting:
@@ -79,6 +82,8 @@ class Fitting:
             "weights": weights["sha256"] if weights else None,
             "backbone": self.loaded.backbone.spec.to_dict(),
             "device": self.samples.execution.device.type,
+            "decoding": self.samples.execution.decoding,
+            "format of checkpoints": FORMAT,
         }
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from contextlib import suppress
+from dataclasses import dataclass, field
 from functools import partial
 from math import prod
 from typing import TypeVar
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from topwork.data.audit import Audit
 from topwork.data.augment import PLAIN, View
+from topwork.data.decode import quiet
 from topwork.data.image_set import ImageSet
 from topwork.data.loading import Track, map_ahead, read_view, workers
 from topwork.data.views import to_tensor
@@ -32,14 +34,18 @@ from topwork.trunk.extraction import (
     Runner,
     choose_runner,
     extract,
+    is_begun,
     prepare,
+    runtime_for,
 )
+from topwork.trunk.runtimes.available import why_not
 from topwork.trunk.shards import DamagedShard
 
 log = logging.getLogger("topwork")
 
 Read = TypeVar("Read")
 
+TRIES = 3  # to read what turns out to be damaged
 TIMED = 4  # images that are decoded to see how long one takes
 
 
@@ -89,22 +95,45 @@ class Samples:
             DataError: if an image cannot be read any more.
         """
         extractor = self.extractor(frozen)
-        if settled:
-            form = settled["form"]
-            execution = replace(self.execution, runtime=settled["runtime"])
-            extractor = replace(extractor, execution=execution)
-        elif self.takes_map(frozen):
-            form = self.form_of(extractor, frozen, indices, views, epochs)
-        else:
-            form = self.form_of_codes
+        settled = settled or self.settle(extractor, frozen, indices, views, epochs)
+        form, runtime = settled["form"], settled["runtime"]
+        if reason := why_not(runtime, self.execution.device):
+            log.warning(
+                "runtime %s, with which this fit was begun: %s; another one goes on, and the last"
+                " bits will differ",
+                runtime,
+                reason,
+            )
+            runtime = self.execution.runtime
+        extractor = extractor.treated(runtime=runtime)
         if form not in ("pixels", "nothing"):
-            return self.cached(extractor, frozen, form, indices, views)
+            return self.cached(extractor, frozen, form, indices, views, settled)
         pixels = None
         if form == "pixels":
             start = self.loaded.chain.cuts[0]
-            pixels = self.cached(self.extractor(start), start, "float32", indices, views)
+            pixels = self.cached(self.extractor(start), start, "float32", indices, views, settled)
         runner = choose_runner(extractor, len(indices) * epochs)
-        return LiveInputs(self, runner, self.takes_map(frozen), tuple(indices), views, pixels)
+        takes_map = self.takes_map(frozen)
+        return LiveInputs(self, runner, takes_map, tuple(indices), views, pixels, settled)
+
+    def settle(
+        self,
+        extractor: Extractor,
+        frozen: CutPoint,
+        indices: Sequence[int],
+        views: int,
+        epochs: int,
+    ) -> dict[str, str]:
+        """Return what shall be kept of images, and what runs the trunk for all of their views."""
+        form = self.form_of_codes
+        if self.takes_map(frozen):
+            form = self.form_of(extractor, frozen, indices, views, epochs)
+        if form in ("pixels", "nothing"):
+            runner = choose_runner(extractor, len(indices) * epochs)
+            return {"form": form, "runtime": runner.runtime.name}
+        digests = [str(self.audit.digests[index]) for index in indices]
+        runtime = runtime_for(extractor.treated(cache=form), digests, views)
+        return {"form": form, "runtime": runtime.name}
 
     def codes(self, cut: CutPoint, indices: Sequence[int], views: int) -> np.ndarray:
         """Return pooled codes of images for a head to be solved on, the kept layers all frozen.
@@ -112,7 +141,10 @@ class Samples:
         Returns:
             float32 [views * n, D], view after view.
         """
-        inputs = self.cached(self.extractor(cut), cut, self.form_of_codes, indices, views)
+        extractor = self.extractor(cut)
+        settled = self.settle(extractor, cut, indices, views, 1)
+        extractor = extractor.treated(runtime=settled["runtime"])
+        inputs = self.cached(extractor, cut, settled["form"], indices, views, settled)
         return np.concatenate(
             [inputs.whole(view, lambda codes: codes.rows) for view in range(views)]
         )
@@ -124,11 +156,11 @@ class Samples:
         form: str,
         indices: Sequence[int],
         views: int,
+        settled: dict[str, str],
     ) -> CachedInputs:
         """Return images that are taken from the cache, kept in a form there."""
-        kept = replace(extractor.execution, cache=form)
-        extractor = replace(extractor, execution=kept)
-        return CachedInputs(self, extractor, self.takes_map(frozen), tuple(indices), views)
+        extractor = extractor.treated(cache=form)
+        return CachedInputs(self, extractor, self.takes_map(frozen), tuple(indices), views, settled)
 
     def takes_map(self, frozen: CutPoint) -> bool:
         """Say whether the layers above a cut take its tensor, not only codes from below."""
@@ -151,11 +183,14 @@ class Samples:
         asked = self.execution.cache
         if asked != "auto":
             return "nothing" if asked == "off" else asked
+        digests = [str(self.audit.digests[index]) for index in indices]
+        for form in ("float32", "float16"):  # what has been begun is gone on with
+            if is_begun(extractor.treated(cache=form), digests):
+                return form
         forms = FORMS if extractor.program.numbers else ("float32", "nothing")
         size = extractor.preprocessing.size
         pixels = prod(size) * extractor.preprocessing.channels
-        with one_core_a_thread():
-            canary = extractor.canary
+        canary = extractor.canary
         job = Job(
             len(indices),
             epochs,
@@ -190,8 +225,20 @@ class Samples:
         )
 
     def unreadable(self, frozen: CutPoint, indices: Sequence[int]) -> dict[int, str]:
-        """Return the positions of images that cannot be read any more, with the reason."""
-        return self.extract(self.extractor(frozen), indices, PLAIN).failed
+        """Return the positions of images that cannot be read any more, with the reason.
+
+        Where codes are to be kept of them they are kept by this already.
+        """
+        if not self.takes_map(frozen) and self.form_of_codes != "off":
+            return self.extract(self.extractor(frozen), indices, PLAIN).failed
+        positions = self.track(range(len(indices)), "reading images")
+        with quiet():
+            found = map_ahead(positions, lambda position: self.render(indices[position], PLAIN))
+            return {
+                position: rendered.reason
+                for position, rendered in found
+                if isinstance(rendered, ImageError)
+            }
 
     def extractor(self, frozen: CutPoint) -> Extractor:
         """Return the trunk below a cut, and what the layers above take from it.
@@ -244,6 +291,7 @@ class CachedInputs:
         takes_map: whether the last of what it gives is the tensor at the cut, not a code.
         indices: which images.
         views: of each.
+        settled: their form and runtime: what must be the same when a fit is taken up again.
         found: what each view is, by its number, as far as they were needed.
     """
 
@@ -252,17 +300,11 @@ class CachedInputs:
     takes_map: bool
     indices: tuple[int, ...]
     views: int
+    settled: dict[str, str]
     found: dict[int, Codes] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.indices)
-
-    @property
-    def settled(self) -> dict[str, str]:
-        """How these images are treated: what must be the same when a fit is taken up again."""
-        runtimes = [codes.runtime for codes in self.found.values()]
-        asked = self.extractor.execution
-        return {"form": asked.cache, "runtime": runtimes[0] if runtimes else asked.runtime}
 
     def view(self, number: int) -> Codes:
         """Return one view of all the images.
@@ -280,12 +322,16 @@ class CachedInputs:
         return self.found[number]
 
     def whole(self, number: int, read: Callable[[Codes], Read]) -> Read:
-        """Read from a view; where that shows damage, have what was damaged computed again."""
-        while True:
-            try:
+        """Read from a view; where that shows damage, have what was damaged computed again.
+
+        Raises:
+            DamagedShard: if it happens again and again.
+        """
+        for _ in range(TRIES):
+            with suppress(DamagedShard):
                 return read(self.view(number))
-            except DamagedShard:
-                self.found.pop(number, None)
+            self.found.pop(number, None)
+        return read(self.view(number))
 
     def batch(self, rows: Sequence[int], epoch: int) -> tuple[Tensor, ...]:
         """Return some images as inputs of a `topwork.network.model.Top`: the map comes first."""
@@ -306,6 +352,7 @@ class LiveInputs:
         indices: which images.
         views: of each.
         pixels: the rendered images; None if each is decoded whenever it is taken.
+        settled: as in `CachedInputs`.
     """
 
     samples: Samples
@@ -314,15 +361,10 @@ class LiveInputs:
     indices: tuple[int, ...]
     views: int
     pixels: CachedInputs | None
+    settled: dict[str, str]
 
     def __len__(self) -> int:
         return len(self.indices)
-
-    @property
-    def settled(self) -> dict[str, str]:
-        """As in `CachedInputs`."""
-        form = "pixels" if self.pixels else "nothing"
-        return {"form": form, "runtime": self.runner.runtime.name}
 
     def batch(self, rows: Sequence[int], epoch: int) -> tuple[Tensor, ...]:
         """Return some images as `CachedInputs` does.
@@ -331,22 +373,24 @@ class LiveInputs:
             DataError: if an image cannot be read any more.
         """
         view = View(epoch % self.views, self.samples.loaded.plan.augment)
+        taken = None
+        if self.pixels:
+            taken = self.pixels.whole(view.number, lambda codes: codes.parts[-1].take(rows))
         size = self.runner.runtime.batch
-        batches = [rows[start : start + size] for start in range(0, len(rows), size)]
-        with one_core_a_thread():
-            found = [
-                codes
-                for _, codes in map_ahead(
-                    batches, lambda batch: self.runner.codes(self.rendered(batch, view))
-                )
-            ]
+        batches = [range(len(rows))[start : start + size] for start in range(0, len(rows), size)]
+
+        def codes_of(batch: range) -> list[np.ndarray]:
+            if taken is not None:
+                return self.runner.codes(taken[batch.start : batch.stop])
+            return self.runner.codes(self.rendered(rows[batch.start : batch.stop], view))
+
+        with quiet(), one_core_a_thread():
+            found = [codes for _, codes in map_ahead(batches, codes_of)]
         parts = [np.concatenate(part) for part in zip(*found, strict=True)]
         return map_first([self.samples.on_device(part) for part in parts], self.takes_map)
 
     def rendered(self, rows: Sequence[int], view: View) -> np.ndarray:
         """Return the pixels of some images, uint8 [n, H, W, C]."""
-        if self.pixels:
-            return self.pixels.whole(view.number, lambda codes: codes.parts[0].take(rows))
         pixels = []
         for row in rows:
             found = self.samples.render(self.indices[row], view)

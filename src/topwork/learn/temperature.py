@@ -115,7 +115,7 @@ def tempered_losses(
     else:
         scores, labels = as_two_classes(scores, targets[:, columns])
     if not np.isfinite(scores).all():
-        return np.full(len(targets), np.nan), 1.0
+        return np.full(len(labels) if kind == "classes" else len(targets), np.nan), 1.0
     temperature = fit_temperature(scores, labels)
     losses = _log_losses(scores.astype(np.float64), labels, temperature)
     return losses.reshape(-1, 1 if kind == "classes" else len(columns)).mean(axis=1), temperature

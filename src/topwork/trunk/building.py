@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,13 +13,15 @@ from functools import partial
 import numpy as np
 
 from topwork.data.loading import Track, map_ahead
-from topwork.errors import ImageError
+from topwork.errors import CacheError, ImageError
 from topwork.trunk.cache import CodeStore, cache_folder
 from topwork.trunk.claims import Claims, open_claims
 from topwork.trunk.memory import MemoryStore
 
+log = logging.getLogger("topwork")
+
 SHARD_ROWS = 512
-SHARD_BYTES = 64 * 2**20
+SHARD_BYTES = 32 * 2**20
 SHARD_SECONDS = 10.0
 """Images, bytes of codes or seconds of work after which what is finished is written: so that a run
 that dies loses little, and little has to be held."""
@@ -188,9 +191,14 @@ class Writer:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
-        if kind is not None and not issubclass(kind, Exception):
-            self.write()  # Ctrl-C: what is finished is kept
-        self.thread.shutdown(wait=True)
+        try:
+            if kind is not None and not issubclass(kind, Exception):
+                self.write()  # Ctrl-C: what is finished is kept
+                self.wait()
+        except CacheError as error:
+            log.warning("%s", error)
+        finally:
+            self.thread.shutdown(wait=True)
 
     def take(self, done: Computed) -> None:
         """Take what became of a batch; write once there is enough of it."""

@@ -23,7 +23,7 @@ import numpy as np
 
 from topwork.errors import CacheError
 from topwork.trunk.fingerprint import key_of
-from topwork.trunk.limit import entries, make_room
+from topwork.trunk.limit import entries, make_room, require_limit
 from topwork.trunk.manifest import (
     MANIFEST,
     Listed,
@@ -38,7 +38,7 @@ from topwork.trunk.shards import ABSENT, ROW_BITS, Rows, Shard, open_shard
 
 log = logging.getLogger("topwork")
 
-MERGED_BYTES = 64 * 2**20
+MERGED_BYTES = 32 * 2**20
 """Of codes in a shard that is made of smaller ones. Those of less than half are merged again."""
 
 SETTLED = 0.3
@@ -91,8 +91,8 @@ class CodeStore:
             CacheError: if they cannot be written; what was there before is untouched.
         """
         with writing(self.folder):
-            make_room(self.folder.parents[1], codes.nbytes, _in_use)
             self.folder.mkdir(parents=True, exist_ok=True)
+            make_room(self.folder.parents[1], codes.nbytes, _in_use)
             for chosen, values in self.by_precision(codes):
                 names = [digests[row] for row in chosen]
                 write_shard(self.folder, self.key, names, values)
@@ -189,7 +189,7 @@ class CodeStore:
                 self.folder,
                 self.key,
                 digests[first : first + size],
-                rows.take(range(len(digests))[first : first + size]).astype(dtype),
+                rows.take(range(len(digests))[first : first + size]).astype(dtype, copy=False),
             )
             for first in range(0, len(digests), size)
         }
@@ -248,6 +248,7 @@ def open_store(facts: dict[str, Any], verify: str = "once") -> CodeStore:
     """
     facts = json.loads(json.dumps(facts))  # as the manifest has them
     folder = cache_folder() / "codes" / key_of(facts)
+    require_limit()
     _in_use.add(folder)
     store = CodeStore(folder, facts, always=verify == "always")
     with writing(folder):
@@ -256,7 +257,7 @@ def open_store(facts: dict[str, Any], verify: str = "once") -> CodeStore:
         if gone:
             time.sleep(SETTLED)
             for name in sorted(gone & missing_from(folder)):
-                log.warning("cache: %s is gone; its codes are computed again", folder / name)
+                log.warning("cache: %s is gone; what it held is computed again", folder / name)
         store.refresh()
         store.record()
     note_use(folder)
@@ -330,6 +331,8 @@ def list_stores() -> list[StoreSummary]:
     """Return what the cache holds, the most recently written first."""
     found = []
     for folder in entries(cache_folder() / "codes"):
+        if not (folder / MANIFEST).exists():  # just begun, or no store
+            continue
         try:
             found.append(summary_of(folder))
         except (OSError, ValueError, LookupError, TypeError) as error:

@@ -20,6 +20,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from topwork.trunk.cache import cache_folder
+from topwork.trunk.limit import require_limit
 
 FORMS = ("float32", "float16", "pixels", "nothing")
 """What can be kept, from the best to reuse later to the worst."""
@@ -124,7 +125,7 @@ def choose_form(
 
     The first that fits and takes not much longer than the quickest: what other plans and runs can
     use before what they cannot. Half precision only where full precision does not fit: the other
-    forms give the same bits, so that no measured time has a say in what a fit comes to.
+    forms give the same bits where the same runtime runs the trunk.
     """
     estimates = tuple(estimate(form, job, disk) for form in forms)
     fitting = [one for one in estimates if one.bytes <= disk.space]
@@ -157,20 +158,28 @@ def in_words(chosen: Estimate, estimates: tuple[Estimate, ...], disk: Disk, cut:
 
 
 def measure_disk() -> Disk:
-    """Measure the disk that the cache lies on; its speed once in a process."""
+    """Measure the disk that the cache lies on; its speed once in a process.
+
+    The space is what is free, or up to the limit of the cache if that is less: what is cached
+    already may have to go for it.
+    """
     folder = cache_folder()
     above = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     space = shutil.disk_usage(above).free * SHARE_OF_SPACE
-    return Disk(speed_of(above), space, memory() / 2)
+    limit = require_limit()
+    return Disk(speed_of(folder), space if limit is None else min(space, limit), memory() / 2)
 
 
 @lru_cache
 def speed_of(folder: Path) -> float:
-    """Return how many bytes a second can be written to a folder; 1 where none can."""
-    path = folder / f"{uuid4().hex}.tmp"
+    """Return how many bytes a second can be written to the cache at a folder; 1 if none can."""
+    path = folder / "codes" / f"{uuid4().hex}.tmp"
     data = os.urandom(TRIED)
-    start = time.perf_counter()
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if shutil.disk_usage(path.parent).free < 10 * TRIED:
+            return 1.0
+        start = time.perf_counter()
         with path.open("xb") as file:
             file.write(data)
             file.flush()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -54,14 +54,14 @@ def verify(folders: Sequence[Path]) -> list[Problem]:
 def problems_of(folder: Path) -> Iterator[Problem]:
     """Yield what is damaged in a store: its manifest, and its shards, bit by bit."""
     names = sorted(shard_names(folder))
-    yield from problems_of_manifest(folder, names)
+    yield from problems_of_manifest(folder)
     paths = [folder / name for name in names]
     for path, problem in map_ahead(paths, partial(problem_of_shard, key=folder.name)):
         if problem:
             yield Problem(str(path), problem)
 
 
-def problems_of_manifest(folder: Path, names: Sequence[str]) -> Iterator[Problem]:
+def problems_of_manifest(folder: Path) -> Iterator[Problem]:
     """Yield what is wrong with a store's manifest, and the shards that it lists and that are gone.
 
     One that lists too few is all right: another process may be at work.
@@ -70,7 +70,7 @@ def problems_of_manifest(folder: Path, names: Sequence[str]) -> Iterator[Problem
     try:
         facts, listed = read_manifest(folder)
     except FileNotFoundError:
-        if names:
+        if shard_names(folder):
             yield Problem(str(path), "is gone; it is written anew when the store is next used")
         return
     except (OSError, ValueError) as error:
@@ -80,11 +80,19 @@ def problems_of_manifest(folder: Path, names: Sequence[str]) -> Iterator[Problem
         yield Problem(str(path), "is damaged (its facts do not match the key)")
     for name, known in sorted(listed.items()):
         file = folder / name
-        if name not in names:
-            yield Problem(str(file), "is gone")
-        with suppress(FileNotFoundError):
+        try:
             if file.stat().st_size != known["bytes"]:
                 yield Problem(str(file), f"is not as large as {MANIFEST} says")
+        except FileNotFoundError:
+            if name in listed_now(folder):  # else another process has merged it meanwhile
+                yield Problem(str(file), "is gone")
+
+
+def listed_now(folder: Path) -> Collection[str]:
+    """Return the names of the shards that a store's manifest lists at this moment."""
+    with suppress(OSError, ValueError):
+        return read_manifest(folder)[1].keys()
+    return ()
 
 
 def problem_of_shard(path: Path, key: str) -> str | None:
@@ -126,9 +134,9 @@ def repair(folders: Sequence[Path]) -> Repaired:
     for folder in folders:
         found = list(problems_of(folder))
         problems += found
-        for path in {Path(problem.path) for problem in found}:
-            if path.exists():
-                set_aside(path, "is damaged")
+        for problem in found:
+            if Path(problem.path).exists() and "gone" not in problem.problem:
+                set_aside(Path(problem.path), problem.problem)
         try:
             facts, _ = read_manifest(folder)
             store = CodeStore(folder, facts, always=False)

@@ -41,7 +41,8 @@ class Claims:
         except FileExistsError:
             if path.is_file() and self.age(path) < STALE:
                 return False
-            self.touch(path)  # its holder is dead, or has been asleep
+            with suppress(OSError):
+                path.touch()  # its holder is dead, or has been asleep
         except OSError:
             return True  # where no claim can be made, everything is computed
         self.held.add(name)
@@ -56,7 +57,8 @@ class Claims:
     def touch_all(self) -> None:
         """Show that this process is alive."""
         for name in tuple(self.held):
-            self.touch(self.path(name))
+            with suppress(OSError):  # released meanwhile: it must not come back
+                os.utime(self.path(name))
 
     def path(self, name: str) -> Path:
         """Return the file of a claim."""
@@ -76,12 +78,6 @@ class Claims:
         finally:
             with suppress(OSError):
                 now.unlink()
-
-    @staticmethod
-    def touch(path: Path) -> None:
-        """Set a file's time to now, making it if need be."""
-        with suppress(OSError):
-            path.touch()
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
 from typing import Any
@@ -20,7 +20,7 @@ from topwork.data.decode import quiet
 from topwork.data.image_set import ImageSet
 from topwork.data.loading import Track, read_view, untracked, workers
 from topwork.data.views import Preprocessing
-from topwork.errors import ImageError, UsageError
+from topwork.errors import CacheError, ImageError, UsageError
 from topwork.network.chain import Chain
 from topwork.network.codes import pool_module
 from topwork.network.cut import Trunk
@@ -45,6 +45,9 @@ from topwork.trunk.runtimes.runtime import Run, Runtime, eager_runtime
 from topwork.trunk.shards import DamagedShard, Rows
 
 log = logging.getLogger("topwork")
+
+TRIES = 3
+"""To have what is cached written and read back."""
 
 LAYOUT = torch.channels_last
 """The memory layout of maps."""
@@ -81,15 +84,17 @@ class Extractor:
         Raises:
             ChainError: if a code depends on what else is in its batch.
         """
+        side_by_side = workers() if self.execution.device.type == "cpu" else 1
         if all(output.is_pixels for output in self.outputs):
             return Canary([""] * len(self.outputs), 0.0, 0)
         pixels = fixed_inputs(self.preprocessing)
-        found = self.eager.codes(pixels)
-        start = time.perf_counter()
-        alone = self.eager.codes(pixels[:1])
-        seconds = (time.perf_counter() - start) / self.eager.runtime.batch
+        with one_core_a_thread():
+            found = self.eager.codes(pixels)
+            start = time.perf_counter()
+            alone = self.eager.codes(pixels[:1])
+            seconds = (time.perf_counter() - start) / self.eager.runtime.batch
         return Canary(
-            signs_of(found, alone), seconds / workers(), sum(part[:1].nbytes for part in found)
+            signs_of(found, alone), seconds / side_by_side, sum(part[:1].nbytes for part in found)
         )
 
     @cached_property
@@ -106,6 +111,18 @@ class Extractor:
         return {
             number: digest_of_code(self.trunk.segments[: number + 1]) for number in self.weights
         }
+
+    @cached_property
+    def opened(self) -> dict[str, Runner]:
+        """What runs the trunk beside eager, by name, as far as it was asked for by name."""
+        return {}
+
+    def treated(self, **changes: Any) -> Extractor:
+        """Return the same trunk with another execution: nothing is computed again."""
+        other = replace(self, execution=replace(self.execution, **changes))
+        for name in ("eager", "canary", "weights", "code", "opened"):
+            vars(other)[name] = getattr(self, name)
+        return other
 
     @property
     def dtype(self) -> str:
@@ -267,23 +284,31 @@ def extract(
         UsageError: if the runtime asked for cannot be used.
     """
     with quiet(), one_core_a_thread():
-        runtime, stores = fullest_stores(extractor, digests, view)
-        lacking = missing(stores, digests)
-        computed, unreadable = 0, dict[str, str]()
+        runtime, lacking = fullest(extractor, digests, view)
+        runner = None
         if lacking:
-            started = runtime if len(lacking) <= len(digests) / 2 else None
-            runner = choose_runner(extractor, len(lacking) * passes, started)
-            if runner.runtime != runtime:
-                runtime, stores = runner.runtime, open_stores(extractor, runner.runtime, view)
+            started = runtime if lacking <= len(digests) / 2 else None
+            runner = choose_runner(extractor, lacking * passes, started)
+            runtime = runner.runtime
+        stores = open_stores(extractor, runtime, view)
+        computed, unreadable = 0, dict[str, str]()
+        if runner:
             work = work_of(runner, images, dict(zip(digests, indices, strict=True)), view)
-            while lacking:
+            for _ in range(TRIES):
                 built = build(stores, digests, work, track)
                 computed, unreadable = computed + built.computed, unreadable | built.unreadable
                 for store in stores:
                     with suppress(DamagedShard):  # set aside; what was in it is lacking again
                         store.merge()
                     store.refresh()
-                lacking = [d for d in missing(stores, digests) if d not in unreadable]
+                left = [d for d in missing(stores, digests) if d not in unreadable]
+                if not left:
+                    break
+            else:
+                raise CacheError(
+                    f"{cache_folder()}: what is written there cannot be read back; set"
+                    " TOPWORK_CACHE to another disk, or use --cache off"
+                )
     return Codes(
         parts=tuple(store.rows(digests, absent=unreadable) for store in stores),
         pools=tuple(output.pool for output in extractor.outputs),
@@ -323,6 +348,8 @@ def runner_of(extractor: Extractor, images: int, wanted: str) -> Runner:
     Raises:
         UsageError: if the one that is wanted cannot be used.
     """
+    if wanted in extractor.opened:
+        return extractor.opened[wanted]
     runtime, run = faster_run(
         extractor.program,
         extractor.eager.run,
@@ -331,7 +358,7 @@ def runner_of(extractor: Extractor, images: int, wanted: str) -> Runner:
         extractor.canary.seconds,
         wanted,
     )
-    return Runner(extractor, runtime, run)
+    return extractor.opened.setdefault(runtime.name, Runner(extractor, runtime, run))
 
 
 def work_of(runner: Runner, images: ImageSet, index_of: dict[str, int], view: View) -> Work:
@@ -355,22 +382,34 @@ def work_of(runner: Runner, images: ImageSet, index_of: dict[str, int], view: Vi
     return Work(read, runner.codes, runner.runtime.batch, size)
 
 
-def fullest_stores(
-    extractor: Extractor, digests: Sequence[str], view: View
-) -> tuple[Runtime, list[Store]]:
-    """Return the stores that lack the fewest of some images, and the runtime that they belong to.
+def fullest(extractor: Extractor, digests: Sequence[str], view: View) -> tuple[Runtime, int]:
+    """Return the runtime whose stores lack the fewest of some images, and how many they lack.
 
-    Those of the first runtime that is possible, where the cache has nothing yet.
+    The first that is possible, where the cache has nothing yet.
     """
     possible: Sequence[Runtime] = (extractor.eager.runtime,)
     if extractor.program.numbers:
         possible = runtimes_for(extractor.execution)
-    found = {possible[0]: len(digests) + 1}
+    found = {possible[0]: len(digests)}
     for runtime in possible:
         if all(is_there(facts) for facts in facts_of(extractor, runtime, view)):
             found[runtime] = len(missing(open_stores(extractor, runtime, view), digests))
     best = min(found, key=lambda runtime: found[runtime])
-    return best, open_stores(extractor, best, view)
+    return best, found[best]
+
+
+def is_begun(extractor: Extractor, digests: Sequence[str]) -> bool:
+    """Say whether most of the plain views of some images are cached."""
+    return fullest(extractor, digests, PLAIN)[1] <= len(digests) / 2
+
+
+def runtime_for(extractor: Extractor, digests: Sequence[str], views: int) -> Runtime:
+    """Return what shall run the trunk for all views of some images."""
+    runtime, lacking = fullest(extractor, digests, PLAIN)
+    if not lacking and views == 1:
+        return runtime
+    started = runtime if lacking <= len(digests) / 2 else None
+    return choose_runner(extractor, lacking + len(digests) * (views - 1), started).runtime
 
 
 def open_stores(extractor: Extractor, runtime: Runtime, view: View = PLAIN) -> list[Store]:

@@ -139,10 +139,8 @@ def digest_of_code(parts: Sequence[nn.Module]) -> str:
             if classes:
                 digest.update(f"{name} {plain_attributes(module)}\n".encode())
             for kind in classes:
-                for method, function in sorted(vars(kind).items()):
-                    if isinstance(function, FunctionType):
-                        digest.update(f"{kind.__qualname__}.{method}".encode())
-                        digest.update(repr(facts_of_code(function.__code__)).encode())
+                for method, value in sorted(vars(kind).items()):
+                    digest.update(f"{kind.__qualname__}.{method} {facts_of(value)}\n".encode())
     return digest.hexdigest()
 
 
@@ -152,20 +150,35 @@ def is_foreign(kind: type) -> bool:
 
 
 def plain_attributes(module: nn.Module) -> dict[str, object]:
-    """Return the numbers, names and switches that a module holds, but for its mode."""
-    return {
-        name: value
-        for name, value in sorted(vars(module).items())
-        if isinstance(value, int | float | str) and name != "training"
-    }
+    """Return what a module holds beside tensors and modules, but for its mode."""
+    own = {name: value for name, value in vars(module).items() if not name.startswith("_")}
+    return {name: facts_of(value) for name, value in sorted(own.items()) if name != "training"}
 
 
-def facts_of_code(code: CodeType) -> list[object]:
-    """Return what makes two functions do the same: instructions, names and constants."""
-    constants = [
-        facts_of_code(one) if isinstance(one, CodeType) else repr(one) for one in code.co_consts
-    ]
-    return [code.co_code.hex(), code.co_names, code.co_varnames, constants]
+def facts_of(value: object) -> object:
+    """Return what makes two values do the same, as far as it can be told; else their type.
+
+    Of functions that is their code and their defaults. The text of it is the same in any process.
+    """
+    if isinstance(value, staticmethod | classmethod):
+        return facts_of(value.__func__)
+    if isinstance(value, property):
+        return [facts_of(value.fget), facts_of(value.fset)]
+    if isinstance(value, FunctionType):
+        defaults = [value.__defaults__, value.__kwdefaults__]
+        return [facts_of(value.__code__), *map(facts_of, defaults)]
+    if isinstance(value, CodeType):
+        code = [value.co_code.hex(), value.co_names, value.co_varnames]
+        return [*code, [facts_of(one) for one in value.co_consts]]
+    if isinstance(value, tuple | list):
+        return [facts_of(one) for one in value]
+    if isinstance(value, set | frozenset):
+        return sorted(repr(facts_of(one)) for one in value)
+    if isinstance(value, dict):
+        return sorted((repr(key), repr(facts_of(one))) for key, one in value.items())
+    if isinstance(value, int | float | complex | str | bytes | None):
+        return repr(value)
+    return type(value).__qualname__
 
 
 def fixed_inputs(preprocessing: Preprocessing) -> np.ndarray:

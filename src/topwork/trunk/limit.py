@@ -67,7 +67,10 @@ def parse_size(text: str) -> int:
 def holdings(root: Path) -> list[Holding]:
     """Return all that the cache at a folder holds, the least recently used first."""
     found = [
-        holding_of(folder) for kind in KINDS for folder in entries(root / kind) if folder.is_dir()
+        holding_of(folder)
+        for kind in KINDS
+        for folder in entries(root / kind)
+        if folder.is_dir() and folder.suffix not in LEFTOVERS
     ]
     return sorted(found, key=lambda holding: (holding.used, holding.folder))
 
@@ -80,6 +83,8 @@ def holding_of(folder: Path) -> Holding:
             facts = file.stat()
             size += facts.st_size
             used = max(used, facts.st_mtime)
+    if not size:  # just begun: another process is about to write to it
+        used = time.time()
     return Holding(folder, size, used)
 
 
@@ -104,12 +109,23 @@ def limit_of(root: Path, held: int) -> int:
     Raises:
         UsageError: if the variable holds no size.
     """
-    if chosen := os.environ.get(LIMIT):
-        try:
-            return parse_size(chosen)
-        except UsageError as error:
-            raise UsageError(f"{LIMIT}: {error}") from None
+    chosen = require_limit()
+    if chosen is not None:
+        return chosen
     return (shutil.disk_usage(root).free + held) // 2
+
+
+def require_limit() -> int | None:
+    """Return the bytes that ``TOPWORK_CACHE_LIMIT`` allows; None where it is not set.
+
+    Raises:
+        UsageError: if it is no size.
+    """
+    chosen = os.environ.get(LIMIT)
+    try:
+        return parse_size(chosen) if chosen else None
+    except UsageError as error:
+        raise UsageError(f"{LIMIT}: {error}") from None
 
 
 def to_go(held: Iterable[Holding], limit: int, keep: Collection[Path] = ()) -> list[Holding]:
@@ -149,7 +165,8 @@ def make_room(root: Path, coming: int, keep: Collection[Path]) -> None:
     limit = limit_of(root, sum(holding.bytes for holding in held)) - coming
     for holding in to_go(held, limit, keep):
         remove(holding.folder)
-        log.info("cache: removed %s to make room; it was not used for longest", holding.folder)
+        if not holding.folder.exists():
+            log.info("cache: removed %s to make room; it was not used for longest", holding.folder)
 
 
 def remove(folder: Path) -> None:

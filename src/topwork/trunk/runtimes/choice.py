@@ -164,8 +164,8 @@ def opened(trunk: ReadyTrunk, compiled: CompiledTrunk, trial: Trial) -> Run:
         run = open_onnx(name, compiled.model, workers())
         found = run(fixed_pixels(trunk.shape))
     except Exception as error:  # the runtimes' own, of many kinds
-        raise UsageError(f"--runtime {name}: does not open ({first_line(error)})") from error
+        raise UsageError(f"runtime {name}: does not open ({first_line(error)})") from error
     again = judged(name, found, trunk.expected, trial.seconds_per_image or 0.0, trial.setup)
     if again.problem:
-        raise UsageError(f"--runtime {name}: {again.problem}; choose auto or eager")
+        raise UsageError(f"runtime {name}: {again.problem}; choose auto or eager")
     return run

@@ -35,6 +35,8 @@ log = logging.getLogger("topwork")
 
 FORMAT = 1
 MODEL, TRIALS = "trunk.onnx", "trials.json"
+DAY = 86400
+
 ABANDONED = 3600
 """Seconds after which a folder that was begun and never finished may go."""
 
@@ -94,13 +96,25 @@ def remembered(key: str) -> CompiledTrunk | None:
         compiled = CompiledTrunk(folder / MODEL, trials, float(found["seconds"]))
     except (OSError, ValueError, LookupError, TypeError):
         is_whole = False
+    if is_whole and is_doubtful(folder, trials):
+        return None
     if is_whole:
         with suppress(OSError):  # what was not used for longest goes first where room is needed
             os.utime(folder / TRIALS)
         return compiled
+    if not folder.is_dir():  # removed meanwhile, to make room
+        return None
     set_aside(folder)
     log.warning("cache: the compiled trunk at %s is damaged; set aside, it is made again", folder)
     return None
+
+
+def is_doubtful(folder: Path, trials: Sequence[Trial]) -> bool:
+    """Say whether every runtime failed a day ago or more: the reason may be gone by now."""
+    tried = trials[1:]
+    if not tried or not all(trial.problem for trial in tried):
+        return False
+    return time.time() - folder.stat().st_mtime > DAY
 
 
 def compile_trunk(
@@ -168,20 +182,20 @@ def export_and_try(
 
 
 def put_in_place(staged: Path, home: Path) -> None:
-    """Rename a finished folder; one that is there is replaced.
+    """Rename a finished folder; one that is there is replaced, unless it is as good.
+
+    It is so where another process was first; it may be at work with its files.
 
     Raises:
         OSError: if it cannot be renamed, and no other process has put one there either.
     """
-    replaced = staged.with_name(f"{uuid4().hex}.tmp")
-    with suppress(FileNotFoundError):
-        home.rename(replaced)
+    if home.is_dir() and remembered(home.name) is None:
+        shutil.rmtree(home, ignore_errors=True)
     try:
         staged.rename(home)
     except OSError:
         if not home.is_dir():
             raise
-    shutil.rmtree(replaced, ignore_errors=True)
 
 
 def set_aside(folder: Path) -> None:

@@ -8,7 +8,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("torch", "onnxruntime", "openvino")
+PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime", "openvino")
 CPU_INFO = Path("/proc/cpuinfo")
 VECTOR_FLAGS = ("sse4", "avx", "fma", "f16c", "amx", "asimd", "sve", "bf16", "fphp")
 """How the names of instructions on which kernels are chosen begin."""
