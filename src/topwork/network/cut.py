@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
+from functools import reduce
 
 import torch
 from torch import Tensor, fx, nn
@@ -117,10 +118,24 @@ def segment(chain: Chain, below: CutPoint, above: CutPoint | None) -> nn.Module:
     """
     if chain.graph is None:
         return untraced_segment(chain, below, above)
-    root = share_copy(chain.network)
     start = chain.nodes[below.depth]
     result = chain.nodes[above.depth] if above else output_value(chain.graph)
-    return fx.GraphModule(root, extract(chain.graph, start, below.depth in chain.copied, result))
+    graph = extract(chain.graph, start, below.depth in chain.copied, result)
+    return graph_module(chain.network, graph)
+
+
+def graph_module(network: nn.Module, graph: fx.Graph) -> fx.GraphModule:
+    """Return calls as a module, with copies of the modules that they name and of no others."""
+    named = {
+        str(node.target): reduce(getattr, str(node.target).split("."), network)
+        for node in graph.nodes
+        if node.op in ("call_module", "get_attr")
+    }
+    modules = {name: part for name, part in named.items() if isinstance(part, nn.Module)}
+    copies = share_copy(nn.ModuleList(modules.values()))
+    found = fx.GraphModule({**named, **dict(zip(modules, copies, strict=True))}, graph)
+    found.training = network.training
+    return found
 
 
 def untraced_segment(chain: Chain, below: CutPoint, above: CutPoint | None) -> nn.Module:
@@ -158,7 +173,7 @@ def codes_segment(chain: Chain) -> nn.Module | None:
     top = chain.top.depth
     start, result = chain.nodes[top], linear.all_input_nodes[0]
     graph = extract(chain.graph, start, top in chain.copied, result)
-    return fx.GraphModule(share_copy(chain.network), graph)
+    return graph_module(chain.network, graph)
 
 
 def output_value(graph: fx.Graph) -> fx.Node:

@@ -26,6 +26,9 @@ SHARD_SECONDS = 10.0
 """Images, bytes of codes or seconds of work after which what is finished is written: so that a run
 that dies loses little, and little has to be held."""
 
+BATCHES = 4
+"""That a thread decodes and then runs, before it comes back for more."""
+
 POLL = 0.2  # seconds between two looks at what another process has claimed
 
 Store = CodeStore | MemoryStore
@@ -103,7 +106,9 @@ def build(stores: Sequence[Store], digests: Sequence[str], work: Work, track: Tr
     with open_claims(cache_folder() / "claims") as claims, Writer(stores) as writer:
         while lacking:
             left: list[tuple[str, ...]] = []
-            batches = claimed_batches(lacking, left, writer, claims if shared else None, work.batch)
+            batches = claimed_batches(
+                lacking, left, writer, claims if shared else None, BATCHES * work.batch
+            )
             for (chunk, batch, is_last), done in map_ahead(
                 batches, lambda claimed: compute(work, claimed[1])
             ):
@@ -169,10 +174,15 @@ def name_of(stores: Sequence[Store], chunk: Sequence[str]) -> str:
 
 
 def compute(work: Work, digests: Sequence[str]) -> Computed:
-    """Run the trunk over the images of one batch that can be read."""
+    """Run the trunk over the images of one task that can be read."""
     views = {digest: work.read(digest) for digest in digests}
     good = {d: view for d, view in views.items() if not isinstance(view, ImageError)}
-    codes = work.codes(np.stack(list(good.values()))) if good else []
+    pixels = list(good.values())
+    parts = [
+        work.codes(np.stack(pixels[start : start + work.batch]))
+        for start in range(0, len(pixels), work.batch)
+    ]
+    codes = [np.concatenate(part) for part in zip(*parts, strict=True)]
     failed = {d: view.reason for d, view in views.items() if isinstance(view, ImageError)}
     return Computed(list(good), codes, failed)
 
@@ -183,6 +193,7 @@ class Writer:
     def __init__(self, stores: Sequence[Store]) -> None:
         self.stores = stores
         self.pending: list[Computed] = []
+        self.rows = self.held = 0
         self.since = time.monotonic()
         self.thread = ThreadPoolExecutor(1)
         self.writing: Future[None] | None = None
@@ -203,10 +214,10 @@ class Writer:
     def take(self, done: Computed) -> None:
         """Take what became of a batch; write once there is enough of it."""
         self.pending.append(done)
-        rows = sum(len(part.digests) for part in self.pending)
-        held = sum(codes.nbytes for part in self.pending for codes in part.codes)
+        self.rows += len(done.digests)
+        self.held += sum(codes.nbytes for codes in done.codes)
         late = time.monotonic() - self.since > SHARD_SECONDS
-        if rows >= SHARD_ROWS or held >= SHARD_BYTES or late:
+        if self.rows >= SHARD_ROWS or self.held >= SHARD_BYTES or late:
             self.write()
 
     def write(self, after: Callable[[], None] | None = None) -> None:
@@ -220,6 +231,7 @@ class Writer:
         """
         self.wait()
         pending, self.pending = self.pending, []
+        self.rows = self.held = 0
         self.since = time.monotonic()
 
         def work() -> None:
