@@ -187,7 +187,7 @@ class Samples:
         for form in ("float32", "float16"):  # what has been begun is gone on with
             if is_begun(extractor.treated(cache=form), digests):
                 return form
-        forms = FORMS if extractor.program.numbers else ("float32", "nothing")
+        forms = FORMS if extractor.program.numbers else ("pixels", "nothing")
         size = extractor.preprocessing.size
         pixels = prod(size) * extractor.preprocessing.channels
         canary = extractor.canary
@@ -204,6 +204,8 @@ class Samples:
         chosen, estimates = choose_form(job, disk, forms)
         if epochs > 1:
             log.info("%s", in_words(chosen, estimates, disk, frozen.name))
+        if chosen.form == "pixels" and not extractor.program.numbers:
+            return "float32"  # pixels are what is at the cut
         return chosen.form
 
     def seconds_to_decode(self, indices: Sequence[int]) -> float:
