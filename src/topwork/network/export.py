@@ -6,6 +6,8 @@ import json
 import logging
 import shutil
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -72,28 +74,35 @@ def write_onnx(opened: Opened, out: Path) -> None:
         import onnxscript  # noqa: F401  (torch's exporter needs it, and says so less clearly)
     except ImportError as error:
         raise ModelError("ONNX is not installed; pip install 'topwork[onnx]'") from error
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    try:
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            program = torch.onnx.export(
-                exported_program(opened),
-                input_names=["images"],
-                output_names=["scores"],
-                dynamo=True,
-                verbose=False,
-            )
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+    with quiet_exporter():
+        program = torch.onnx.export(
+            exported_program(opened),
+            input_names=["images"],
+            output_names=["scores"],
+            dynamo=True,
+            verbose=False,
+        )
     if program is None:
         raise ModelError(f"{opened.folder}: torch gave no ONNX program")
     proto = program.model_proto
     onnx.helper.set_model_props(proto, {"topwork": facts_for(opened)})
     onnx.save(proto, out)
+
+
+@contextmanager
+def quiet_exporter() -> Iterator[None]:
+    """Hold back what the exporters say: that one is old, and what tracing takes for constant."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def write_pt2(opened: Opened, out: Path) -> None:

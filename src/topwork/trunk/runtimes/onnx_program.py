@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from topwork.network.export import quiet_exporter
 from topwork.network.trace import first_line
 from topwork.trunk.program import TrunkProgram
 
@@ -37,7 +34,7 @@ def write_onnx(program: TrunkProgram, shape: tuple[int, ...], path: Path) -> Non
     reasons = []
     for dynamo in (False, True):
         try:
-            with quietly():
+            with quiet_exporter():
                 export(program, torch.zeros(shape, dtype=torch.uint8), path, dynamo)
             return
         except ImportError as error:
@@ -63,19 +60,3 @@ def export(program: TrunkProgram, pixels: Tensor, path: Path, dynamo: bool) -> N
         external_data=False,
         verbose=False,
     )
-
-
-@contextmanager
-def quietly() -> Iterator[None]:
-    """Hold back what the exporters say: that one is old, and what tracing takes for constant."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    try:
-        for logger in loggers:
-            logger.setLevel(logging.CRITICAL)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
