@@ -144,7 +144,8 @@ class Bench:
 
     def epoch(self, frozen: CutPoint) -> float:
         """Train what lies above a cut for an epoch, from the cache."""
-        inputs = self.fitting.samples.at(frozen, self.train)
+        settled = {"form": "float32", "runtime": "auto"}
+        inputs = self.fitting.samples.at(frozen, self.train, settled=settled)
         inputs.view(0)
         return self.steps_on(inputs, frozen)
 

@@ -14,7 +14,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 
 from topwork.errors import DataError, UsageError
-from topwork.learn import probe as probe_module
+from topwork.learn import judging
 from topwork.learn.folds import label_strata, number_strata, stratified_folds
 from topwork.learn.heads import CLASS_KINDS, NEVER, fit_head
 from topwork.learn.probe import probe
@@ -185,11 +185,11 @@ def test_groups_keep_copies_from_flattering():
 
 def test_many_rows_mean_fewer_folds_and_say_so(monkeypatch):
     codes, labels = draw(100, 4, 2)
-    monkeypatch.setattr(probe_module, "MOST_ROWS", 250)
+    monkeypatch.setattr(judging, "MOST_ROWS", 250)
     found = probe(codes, labels, 2, strengths=[0.1])
     assert (found.folds_made, found.folds_evaluated, found.out_of_fold["n"]) == (5, 2, 40)
     assert found.notes == ("2 of 5 folds evaluated: 100 rows are many",)
-    monkeypatch.setattr(probe_module, "MOST_HELD_OUT", 10)
+    monkeypatch.setattr(judging, "MOST_HELD_OUT", 10)
     assert probe(codes, labels, 2, strengths=[0.1]).out_of_fold["n"] == 20
 
 

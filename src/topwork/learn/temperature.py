@@ -81,7 +81,7 @@ def log_loss(scores: Array, labels: Array, temperature: float) -> float:
     0.6931
     """
     scores, labels, _ = _seen(scores, labels)
-    return float(_log_losses(scores, labels, temperature).mean())
+    return float(log_losses(scores, labels, temperature).mean())
 
 
 def tempered_losses(
@@ -117,11 +117,16 @@ def tempered_losses(
     if not np.isfinite(scores).all():
         return np.full(len(labels) if kind == "classes" else len(targets), np.nan), 1.0
     temperature = fit_temperature(scores, labels)
-    losses = _log_losses(scores.astype(np.float64), labels, temperature)
+    losses = log_losses(scores.astype(np.float64), labels, temperature)
     return losses.reshape(-1, 1 if kind == "classes" else len(columns)).mean(axis=1), temperature
 
 
-def _log_losses(scores: Array, labels: Array, temperature: float) -> Array:
+def log_losses(scores: Array, labels: Array, temperature: float) -> Array:
+    """Return -ln ``softmax(scores / temperature)`` at the label of each row, in nats, [n].
+
+    >>> log_losses(np.array([[0.0, 0.0]]), np.array([1]), 1.0).round(4).tolist()
+    [0.6931]
+    """
     scaled = scores / temperature
     scaled -= scaled.max(axis=1, keepdims=True)
     own: Array = scaled[np.arange(len(labels)), labels]

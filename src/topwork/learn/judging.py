@@ -1,0 +1,315 @@
+"""How kinds of heads do on rows that they did not see, over a path of strengths."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from topwork.errors import DataError
+from topwork.learn.folds import label_strata, number_strata, stratified_folds
+from topwork.learn.heads import (
+    CLASS_KINDS,
+    NEVER,
+    STRENGTHS,
+    check_kind,
+    check_rows,
+    fit_path,
+    learnable,
+    what_is_missing,
+)
+from topwork.learn.label_metrics import evaluate_labels
+from topwork.learn.metrics import proportion
+from topwork.learn.number_metrics import evaluate_numbers
+from topwork.learn.temperature import as_two_classes, fit_temperature, log_loss, log_losses
+from topwork.network.answers import answers
+
+Array = np.ndarray
+
+FOLDS = 5
+MOST_ROWS = 100_000  # rows over all folds that are evaluated: above this there are fewer folds
+MOST_HELD_OUT = 20_000  # rows in one fold: above this the folds are smaller
+CHOOSING = 1e-6  # tolerance of the fits that only choose; one that is kept is fitted to the end
+SMALL = 2**24  # numbers in the codes, below which one thread is as fast as many and never slower
+WORTH_A_NOTE = 0.01  # a best strength at the end of the path, better by this than its neighbor
+
+
+@dataclass(frozen=True)
+class StrengthResult:
+    """Out-of-fold result at one strength.
+
+    Attributes:
+        strength: of the penalty (see :func:`topwork.learn.heads.fit_path`).
+        loss: what the choice goes by, a mean over held-out rows: -ln p(label), in nats, at the
+            temperature, of several labels their mean; of numbers the squared error relative to
+            the number's variance.
+        accuracy: share of held-out rows whose highest score is their label; of held-out labels
+            that are on the right side of 0; None for numbers.
+        temperature: the one fitted to the same held-out scores; 1 for numbers.
+    """
+
+    strength: float
+    loss: float
+    accuracy: float | None
+    temperature: float
+
+
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """How heads of one kind do on rows that they did not see.
+
+    Attributes:
+        kind: of head.
+        table: a result for each strength, strongest first.
+        chosen: index into the table: where the loss is least.
+        rows: [m] int64, which rows were held out, fold by fold.
+        losses: [m] float64, the loss of each at the chosen strength; NaN for rows of a class that
+            no training row had. Their mean is the table's loss, but for several labels, where
+            cells are left out.
+        right: [m] float64, 1 where the highest score is the label, else 0; of several labels the
+            share on the right side; None for numbers.
+        out_of_fold: ``{"metric", "value", "interval", "n"}`` at the chosen strength: accuracy, or
+            what else the kind of targets is judged by. The choice looked at these rows, so it
+            flatters a little: it is no substitute for a test part.
+        folds_made: how many folds the rows were divided into; 1 for a validation part.
+        folds_evaluated: how many of them were held out in turn.
+        notes: what a reader should know, each one sentence.
+    """
+
+    kind: str
+    table: tuple[StrengthResult, ...]
+    chosen: int
+    rows: Array
+    losses: Array
+    right: Array | None
+    out_of_fold: dict[str, Any]
+    folds_made: int
+    folds_evaluated: int
+    notes: tuple[str, ...]
+
+    @property
+    def best(self) -> StrengthResult:
+        """The result at the chosen strength."""
+        return self.table[self.chosen]
+
+
+def judge(
+    codes: Array,
+    targets: Array,
+    outputs: int,
+    *,
+    kind: str = "softmax",
+    strengths: Sequence[float] | None = None,
+    groups: Array | None = None,
+    validation: Array | None = None,
+    seed: int = 0,
+) -> Judged:
+    """Fit heads of one kind at every strength on the same folds, and judge what they say outside.
+
+    Args:
+        codes: as `topwork.learn.probe.probe` takes them, and all else too.
+        targets: of the same rows.
+        outputs: rows of the head.
+        kind: of head.
+        strengths: the path.
+        groups: what must not be divided.
+        validation: rows to hold out in place of folds.
+        seed: of the folds: with the same targets and groups they are the same.
+
+    Raises:
+        UsageError: for an unknown kind or strengths that are not positive.
+        DataError: where the rows do not allow to choose.
+
+    >>> generator = np.random.default_rng(0)
+    >>> labels = np.repeat([0, 1], 50)
+    >>> codes = generator.normal(size=(100, 4)) + 4 * labels[:, None]
+    >>> found = judge(codes, labels, 2, kind="ridge")
+    >>> found.out_of_fold["value"], len(found.rows), len(found.table)
+    (1.0, 100, 20)
+    """
+    codes, targets = np.asarray(codes), np.asarray(targets)
+    check_kind(kind)
+    check_rows(codes, targets, outputs, kind)
+    path = sorted(STRENGTHS[kind] if strengths is None else strengths, reverse=True)
+    made, evaluated = _folds(targets, outputs, kind, groups, validation, seed)
+    held_out = np.concatenate(evaluated)
+    with threads_for(codes):
+        parts = [_held_out_scores(codes, targets, outputs, kind, path, fold) for fold in evaluated]
+    scores = [np.concatenate(own) for own in zip(*parts, strict=True)]
+    wanted = targets[held_out]
+    table = tuple(
+        _result(strength, own, wanted, kind) for strength, own in zip(path, scores, strict=True)
+    )
+    chosen = int(np.argmin([result.loss for result in table]))
+    best, found = table[chosen], scores[chosen]
+    return Judged(
+        kind=kind,
+        table=table,
+        chosen=chosen,
+        rows=held_out,
+        losses=losses_of_rows(kind, found, wanted, best.temperature),
+        right=right_of_rows(kind, found, wanted),
+        out_of_fold=headline(kind, found, wanted, best.temperature, seed),
+        folds_made=made,
+        folds_evaluated=len(evaluated),
+        notes=(*_note_on_folds(made, len(evaluated), len(targets)), *_note_on_end(table, chosen)),
+    )
+
+
+def losses_of_rows(kind: str, scores: Array, targets: Array, temperature: float) -> Array:
+    """Return the loss of each row, float64 [n], as `StrengthResult` has their mean.
+
+    Of several labels it is the mean over those that the head has seen; NaN where there are none,
+    and for rows of a class that it has not seen.
+
+    Args:
+        kind: of head.
+        scores: [n, outputs] floats.
+        targets: as for `judge`.
+        temperature: that the scores are divided by.
+
+    >>> losses_of_rows("softmax", np.zeros((1, 2)), np.array([1]), 1.0).round(4).tolist()
+    [0.6931]
+    """
+    if kind == "regression":
+        return _relative_errors(scores, targets)
+    seen = np.abs(scores) != -NEVER
+    if kind == "sigmoid":
+        margins = np.where(targets > 0, scores, -scores) / temperature
+        cells = np.where(seen, np.logaddexp(0.0, -margins), 0.0)
+        return np.where(
+            seen.any(axis=1), cells.sum(axis=1) / np.maximum(1, seen.sum(axis=1)), np.nan
+        )
+    losses = log_losses(scores.astype(np.float64), targets, temperature)
+    return np.where(seen[np.arange(len(targets)), targets], losses, np.nan)
+
+
+def right_of_rows(kind: str, scores: Array, targets: Array) -> Array | None:
+    """Return how right each row is, float64 [n], as `Judged` has it."""
+    if kind == "regression":
+        return None
+    if kind == "sigmoid":
+        return ((scores > 0) == (targets > 0)).mean(axis=1)
+    return (scores.argmax(axis=1) == targets).astype(np.float64)
+
+
+def _folds(
+    targets: Array,
+    outputs: int,
+    kind: str,
+    groups: Array | None,
+    validation: Array | None,
+    seed: int,
+) -> tuple[int, list[Array]]:
+    """Return how many folds were made and those to hold out, each as row numbers."""
+    n = len(targets)
+    if validation is not None:
+        folds = [np.unique(np.asarray(validation, dtype=np.int64))]
+        if len(folds[0]) == 0 or folds[0][0] < 0 or folds[0][-1] >= n:
+            raise DataError(f"the validation rows are not among rows 0 to {n - 1}; name some")
+        made = 1
+    else:
+        strata = _strata(targets, kind)
+        folds = stratified_folds(strata, groups, max(FOLDS, n // MOST_HELD_OUT), seed)
+        made = len(folds)
+        folds = folds[: max(1, MOST_ROWS // n)]
+    least = 2 if kind in CLASS_KINDS else 1
+    usable = [
+        fold
+        for fold in folds
+        if len(fold) < n and len(learnable(np.delete(targets, fold, 0), outputs, kind)) >= least
+    ]
+    if not usable:
+        raise DataError(f"without the held-out rows, {what_is_missing(kind)}")
+    return made, usable
+
+
+def _strata(targets: Array, kind: str) -> Array:
+    """Return the classes [n] that are to be spread evenly over the folds."""
+    if kind in CLASS_KINDS:
+        return targets
+    return label_strata(targets) if kind == "sigmoid" else number_strata(targets)
+
+
+def threads_for(codes: Array) -> AbstractContextManager[Any]:
+    """Hold NumPy's matrix products to one thread while the problem is small.
+
+    Waiting for each other at the end of every small product costs threads more than they gain; on
+    a busy machine a probe took twenty times as long with two as with one.
+    """
+    if codes.size > SMALL:
+        return nullcontext()
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController().select(internal_api="openblas").limit(limits=1)
+
+
+def _held_out_scores(
+    codes: Array, targets: Array, outputs: int, kind: str, path: Sequence[float], fold: Array
+) -> list[Array]:
+    """Return for each strength the scores [fold, outputs] of a head that never saw these rows."""
+    kept = np.delete(np.arange(len(targets)), fold)
+    heads = fit_path(
+        codes[kept], targets[kept], outputs, kind=kind, strengths=path, tolerance=CHOOSING
+    )
+    held_out = codes[fold]
+    return [head.scores(held_out) for head in heads]
+
+
+def _result(strength: float, scores: Array, targets: Array, kind: str) -> StrengthResult:
+    if kind == "regression":
+        return StrengthResult(strength, float(_relative_errors(scores, targets).mean()), None, 1.0)
+    if kind == "sigmoid":
+        scores, targets = as_two_classes(scores, targets)
+    temperature = fit_temperature(scores, targets)
+    accuracy = float((scores.argmax(axis=1) == targets).mean())
+    return StrengthResult(strength, log_loss(scores, targets, temperature), accuracy, temperature)
+
+
+def _relative_errors(predicted: Array, numbers: Array) -> Array:
+    """Return the squared error of each row over the variance, a mean over numbers that vary."""
+    errors = np.square(predicted - numbers, dtype=np.float64)
+    variances = numbers.var(axis=0, dtype=np.float64)
+    varies = variances > 0
+    if not varies.any():
+        return np.zeros(len(numbers))
+    return (errors[:, varies] / variances[varies]).mean(axis=1)
+
+
+def headline(
+    kind: str, scores: Array, targets: Array, temperature: float, seed: int
+) -> dict[str, Any]:
+    """Return ``{"metric", "value", "interval", "n"}`` of held-out scores [n, outputs]."""
+    n = len(targets)
+    names = [str(column) for column in range(scores.shape[1])]
+    if kind == "regression":
+        metric, report = "mean_absolute_error", evaluate_numbers(scores, targets, names, seed=seed)
+    elif kind == "sigmoid" and len(names) > 1:
+        said = answers(kind, scores / temperature)
+        metric, report = "mean_average_precision", evaluate_labels(said, targets, names, seed=seed)
+    else:
+        right = (scores > 0) == (targets > 0) if kind == "sigmoid" else scores.argmax(1) == targets
+        metric, report = "accuracy", {"accuracy": proportion(int(right.sum()), n)}
+    return {"metric": metric, **report[metric]}
+
+
+def _note_on_folds(made: int, evaluated: int, n: int) -> tuple[str, ...]:
+    if evaluated == made:
+        return ()
+    why = (
+        f"{n} rows are many" if n * made > MOST_ROWS else "the others leave too little to train on"
+    )
+    return (f"{evaluated} of {made} folds evaluated: {why}",)
+
+
+def _note_on_end(table: tuple[StrengthResult, ...], chosen: int) -> tuple[str, ...]:
+    if len(table) == 1 or chosen not in (0, len(table) - 1):
+        return ()
+    end, neighbor = ("strongest", 1) if chosen == 0 else ("weakest", chosen - 1)
+    if table[neighbor].loss < (1 + WORTH_A_NOTE) * table[chosen].loss:
+        return ()
+    best = table[chosen].strength
+    return (f"the best strength, {best:.2g}, is the {end} tried: a longer path may find a better",)
