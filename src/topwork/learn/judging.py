@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -134,10 +134,41 @@ def judge(
     check_kind(kind)
     check_rows(codes, targets, outputs, kind)
     path = sorted(STRENGTHS[kind] if strengths is None else strengths, reverse=True)
-    made, evaluated = _folds(targets, outputs, kind, groups, validation, seed)
-    held_out = np.concatenate(evaluated)
+    made, evaluated = folds_of(targets, outputs, kind, groups, validation, seed)
+    everything = np.arange(len(targets))
+    divisions = [(np.delete(everything, fold), fold) for fold in evaluated]
+    notes = _note_on_folds(made, len(evaluated), len(targets))
+    found = judge_divisions(codes, targets, outputs, divisions, kind=kind, path=path, seed=seed)
+    return replace(found, folds_made=made, notes=(*notes, *found.notes))
+
+
+def judge_divisions(
+    codes: Array,
+    targets: Array,
+    outputs: int,
+    divisions: Sequence[tuple[Array, Array]],
+    *,
+    kind: str,
+    path: Sequence[float],
+    seed: int = 0,
+) -> Judged:
+    """Fit heads on the first rows of each division and judge what they say about the second.
+
+    Args:
+        codes: [n, d] floats.
+        targets: of the same rows.
+        outputs: rows of the head.
+        divisions: row numbers to learn from and to be judged by, no row judged twice.
+        kind: of head.
+        path: strengths, strongest first.
+        seed: of intervals.
+    """
+    held_out = np.concatenate([judged for _, judged in divisions])
     with threads_for(codes):
-        parts = [_held_out_scores(codes, targets, outputs, kind, path, fold) for fold in evaluated]
+        parts = [
+            _held_out_scores(codes, targets, outputs, kind, path, division)
+            for division in divisions
+        ]
     scores = [np.concatenate(own) for own in zip(*parts, strict=True)]
     wanted = targets[held_out]
     table = tuple(
@@ -153,9 +184,9 @@ def judge(
         losses=losses_of_rows(kind, found, wanted, best.temperature),
         right=right_of_rows(kind, found, wanted),
         out_of_fold=headline(kind, found, wanted, best.temperature, seed),
-        folds_made=made,
-        folds_evaluated=len(evaluated),
-        notes=(*_note_on_folds(made, len(evaluated), len(targets)), *_note_on_end(table, chosen)),
+        folds_made=len(divisions),
+        folds_evaluated=len(divisions),
+        notes=_note_on_end(table, chosen),
     )
 
 
@@ -196,7 +227,7 @@ def right_of_rows(kind: str, scores: Array, targets: Array) -> Array | None:
     return (scores.argmax(axis=1) == targets).astype(np.float64)
 
 
-def _folds(
+def folds_of(
     targets: Array,
     outputs: int,
     kind: str,
@@ -248,14 +279,19 @@ def threads_for(codes: Array) -> AbstractContextManager[Any]:
 
 
 def _held_out_scores(
-    codes: Array, targets: Array, outputs: int, kind: str, path: Sequence[float], fold: Array
+    codes: Array,
+    targets: Array,
+    outputs: int,
+    kind: str,
+    path: Sequence[float],
+    division: tuple[Array, Array],
 ) -> list[Array]:
-    """Return for each strength the scores [fold, outputs] of a head that never saw these rows."""
-    kept = np.delete(np.arange(len(targets)), fold)
+    """Return for each strength the scores [judged, outputs] of a head that never saw these rows."""
+    learned, judged = division
     heads = fit_path(
-        codes[kept], targets[kept], outputs, kind=kind, strengths=path, tolerance=CHOOSING
+        codes[learned], targets[learned], outputs, kind=kind, strengths=path, tolerance=CHOOSING
     )
-    held_out = codes[fold]
+    held_out = codes[judged]
     return [head.scores(held_out) for head in heads]
 
 
