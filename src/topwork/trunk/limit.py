@@ -1,6 +1,6 @@
 """How large the cache may grow, and what goes when it has: what was not used for longest.
 
-What goes, goes as a whole: a store of codes, or a compiled trunk. Files that another process has
+What goes, goes as a whole: a store of codes, a compiled trunk, or what a trial gave. Files that another process has
 mapped stay readable to it, and what it writes to a folder that is gone makes the folder anew.
 """
 
@@ -21,7 +21,7 @@ from topwork.trunk.manifest import MANIFEST
 log = logging.getLogger("topwork")
 
 LIMIT = "TOPWORK_CACHE_LIMIT"
-KINDS = ("codes", "trunks")
+KINDS = ("codes", "trunks", "trials")
 CLAIMS = "claims"
 UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 LEFTOVERS = (".tmp", ".damaged", ".claim", ".now")
@@ -34,7 +34,7 @@ class Holding:
     """Something in the cache that stays or goes as a whole.
 
     Attributes:
-        folder: where it lies: a store of codes, or a compiled trunk.
+        folder: where it lies: a store of codes, a compiled trunk, or what a trial gave.
         bytes: on the disk.
         used: when last, in seconds since 1970.
     """
@@ -170,7 +170,7 @@ def make_room(root: Path, coming: int, keep: Collection[Path]) -> None:
 
 
 def remove(folder: Path) -> None:
-    """Remove a store or a compiled trunk.
+    """Remove a store, a compiled trunk or a trial.
 
     Its manifest goes first: what is left if this is interrupted then misses nothing.
     """

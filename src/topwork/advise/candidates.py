@@ -1,0 +1,298 @@
+"""The plans that are worth comparing for some images: from features at the top to from scratch.
+
+They stand in the four corners of the textbook's table of size and similarity, and between them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from topwork.advise.profile import DepthResult, Profile
+from topwork.errors import UsageError, did_you_mean
+from topwork.named_plans import named_plan
+from topwork.network.chain import CutPoint
+from topwork.phase import Phase, Stop
+from topwork.plan import Hidden, Plan
+
+TOP = "features at the top"
+BEST = "features at the best depth"
+SEVERAL = "features of several depths"
+SMALL_LAYER = "small added layer"
+LARGE_LAYERS = "large added layers"
+VIEWS = "features of views"
+DROP = "drop the top"
+THIRD = "fine-tune a third"
+TWO_THIRDS = "fine-tune two thirds"
+ALL = "fine-tune all"
+REPLACE = "replace the top"
+SCRATCH = "from scratch"
+
+NAMES = (
+    *(TOP, BEST, SEVERAL, SMALL_LAYER, LARGE_LAYERS, VIEWS),
+    *(DROP, THIRD, TWO_THIRDS, ALL, REPLACE, SCRATCH),
+)
+
+SMALL_SIMILAR, SMALL_DIFFERENT = "small, similar", "small, different"
+LARGE_SIMILAR, LARGE_DIFFERENT = "large, similar", "large, different"
+
+TRAINED_COST = 5.0
+"""An image in training, forward, backward and the optimizer's step, against one in inference; of
+MobileNetV2 on two cores. What trials take corrects it."""
+
+ENOUGH_TO_REPLACE = 100
+"""Images per class below which new layers are not trained in place of reused ones."""
+
+ENOUGH_FOR_SCRATCH = 500
+"""Likewise, of a whole network."""
+
+SEVERAL_DEPTHS = 3
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A plan that may be recommended.
+
+    Attributes:
+        name: one of `NAMES`.
+        plan: complete, as it would be fitted.
+        why: when it is the right one, in a few words.
+        corner: of the textbook's table that it belongs to; "" for those between.
+        cost: of fitting it, in inferences of the whole network for each training image.
+        hopeless: why it is not even tried here; None if it may be.
+    """
+
+    name: str
+    plan: Plan
+    why: str
+    corner: str
+    cost: float
+    hopeless: str | None = None
+
+    @property
+    def trained(self) -> bool:
+        """Whether it trains by gradient descent."""
+        return any(phase.epochs for phase in self.plan.phases)
+
+    @property
+    def tried(self) -> bool:
+        """Whether it takes a trial; the others are judged by the profile's codes at once."""
+        return self.trained or self.plan.views > 1
+
+    @property
+    def tunes(self) -> bool:
+        """Whether it trains kept layers of the network, and not only what is above them."""
+        return any(phase.epochs and phase.frozen is not None for phase in self.plan.phases)
+
+
+def candidates(profile: Profile, base: Plan, only: Sequence[str] = ()) -> tuple[Candidate, ...]:
+    """Return the plans to compare, the cheapest first.
+
+    Args:
+        profile: of the images.
+        base: a plan that says backbone, kept depth, image size and channels.
+        only: names of those that are wanted; all by default.
+
+    Raises:
+        UsageError: for a name that no candidate has.
+    """
+    for name in only:
+        if name not in NAMES:
+            hint = did_you_mean(name, NAMES) or f"; choose from: {', '.join(NAMES)}"
+            raise UsageError(f"no candidate is named {name!r}{hint}")
+    found = [*of_features(profile, base), *of_training(profile, base)]
+    wanted = [candidate for candidate in found if not only or candidate.name in only]
+    return tuple(sorted(wanted, key=lambda candidate: candidate.cost))
+
+
+def of_features(profile: Profile, base: Plan) -> list[Candidate]:
+    """Return the candidates that train no layer of the network."""
+    top, best, several = profile.top, profile.best, several_depths(profile)
+    at_best = features(base, best)
+    hidden = Phase(epochs=40, batch=32, rate=1e-3, warmup=1, stop=Stop())
+    trainable = replace(at_best, head=next(iter(best.judged)), phases=(hidden,))
+    cost = cost_of_features(profile, best)
+    found = [
+        Candidate(
+            TOP,
+            features(base, top),
+            "little data that is like the source's: its uppermost features fit already",
+            SMALL_SIMILAR,
+            cost_of_features(profile, top),
+        ),
+        Candidate(
+            SMALL_LAYER,
+            replace(trainable, added=(Hidden(128, dropout=0.5),)),
+            "what is wanted is there, but not linear in the features",
+            "",
+            cost + 0.2,
+        ),
+        Candidate(
+            LARGE_LAYERS,
+            replace(trainable, added=(Hidden(512, dropout=0.5), Hidden(512, dropout=0.5))),
+            "the same, with labels enough for large new layers",
+            "",
+            cost + 0.5,
+        ),
+        Candidate(
+            VIEWS,
+            replace(at_best, views=4),
+            "little data, and the features change as an object moves in the picture",
+            "",
+            4 * cost,
+        ),
+    ]
+    if best is not top:
+        found.append(
+            Candidate(
+                BEST,
+                at_best,
+                "little data that is unlike the source's: lower features are less specific",
+                SMALL_DIFFERENT,
+                cost,
+            )
+        )
+    if len(several) > 1:
+        uppermost = several[-1]
+        names = tuple(depth.cut.name for depth in several)
+        found.append(
+            Candidate(
+                SEVERAL,
+                replace(features(base, uppermost), codes=names),
+                "what is wanted is partly in lower features, partly in higher ones",
+                "",
+                cost_of_features(profile, uppermost) + 0.01,
+            )
+        )
+    return found
+
+
+def of_training(profile: Profile, base: Plan) -> list[Candidate]:
+    """Return the candidates that train layers of the network."""
+    chain = profile.loaded.chain
+    top, best = profile.top, profile.best
+    head = next(iter(top.judged))
+    per_class = profile.curve.points[-1].images_per_class
+    third, two_thirds = lowest_frozen(profile, 2 / 3), lowest_frozen(profile, 1 / 3)
+
+    def tuned(kept: DepthResult, frozen: CutPoint) -> Plan:
+        warmup = named_plan("warmup", base.backbone, frozen=(frozen.name,), head=head)
+        return replace(warm(base, kept), head=head, phases=warmup.phases)
+
+    found = [
+        Candidate(
+            THIRD,
+            tuned(top, third),
+            "more data that is like the source's: the upper layers may be bent to it",
+            LARGE_SIMILAR,
+            cost_of_training(profile, top.cut, third),
+        ),
+        Candidate(
+            TWO_THIRDS,
+            tuned(top, two_thirds),
+            "the same, where the data is less like the source's",
+            "",
+            cost_of_training(profile, top.cut, two_thirds),
+        ),
+        Candidate(
+            ALL,
+            tuned(top, chain.cuts[0]),
+            "much data: even edges and colors may be learned anew, from a good start",
+            LARGE_DIFFERENT,
+            cost_of_training(profile, top.cut, chain.cuts[0]),
+        ),
+    ]
+    if best is not top:
+        below = lowest_frozen(profile, 1 / 2, best.cut)
+        found.append(
+            Candidate(
+                DROP,
+                tuned(best, below),
+                "little data, unlike the source's: a shorter network, its upper half trained",
+                "",
+                cost_of_training(profile, best.cut, below),
+            )
+        )
+        replaced = named_plan("finetune", base.backbone, frozen=(best.cut.name,), head=head)
+        found.append(
+            Candidate(
+                REPLACE,
+                replace(warm(base, top), reused=best.cut.name, head=head, phases=replaced.phases),
+                "much data whose upper features are others than the source's",
+                "",
+                cost_of_training(profile, top.cut, best.cut),
+                too_few(per_class, ENOUGH_TO_REPLACE, "to train new layers of this size"),
+            )
+        )
+    scratch = named_plan("scratch", base.backbone, head=head)
+    found.append(
+        Candidate(
+            SCRATCH,
+            replace(warm(base, top), reused="input", head=head, phases=scratch.phases),
+            "very much data, and nothing of the source's features is of use",
+            "",
+            2 * cost_of_training(profile, top.cut, chain.cuts[0]),
+            too_few(per_class, ENOUGH_FOR_SCRATCH, "to train a whole network"),
+        )
+    )
+    return found
+
+
+def too_few(per_class: float, enough: float, what: str) -> str | None:
+    """Say that there are too few images for something, or nothing."""
+    if per_class >= enough:
+        return None
+    return f"{per_class:.0f} images per class are too few {what} ({enough} at the least)"
+
+
+def warm(base: Plan, depth: DepthResult) -> Plan:
+    """Return the base plan, keeping layers up to a depth."""
+    return replace(base, kept=depth.cut.name, pool=depth.pool)
+
+
+def features(base: Plan, depth: DepthResult) -> Plan:
+    """Return the plan of a head on the frozen features of a depth."""
+    return replace(warm(base, depth), head=depth.head, phases=(Phase(),))
+
+
+def several_depths(profile: Profile) -> list[DepthResult]:
+    """Return depths to read side by side, from the lowest up: the best and two ends of stages.
+
+    Those are the best of the stage ends that lie at least a fifth of the axis apart from those
+    chosen before, all being pooled alike.
+    """
+    best, count = profile.best, len(profile.depths)
+    ends = [depth for depth in profile.depths if depth.cut.stage_end and depth.pool == best.pool]
+    chosen = [best]
+    for depth in sorted(ends, key=lambda depth: depth.best.best.loss):
+        apart = all(abs(depth.cut.depth - one.cut.depth) * 5 >= count for one in chosen)
+        if apart and len(chosen) < SEVERAL_DEPTHS:
+            chosen.append(depth)
+    return sorted(chosen, key=lambda depth: depth.cut.depth)
+
+
+def lowest_frozen(profile: Profile, share: float, below: CutPoint | None = None) -> CutPoint:
+    """Return the cut point at a share of the way up to another.
+
+    The nearest, or the end of a stage that lies within a tenth of the way of it.
+    """
+    chain = profile.loaded.chain
+    end = (below or profile.top.cut).depth
+    wanted = share * end
+    cuts = [cut for cut in chain.cuts[1:end] if cut.depth < end] or [chain.cuts[0]]
+    nearest = min(cuts, key=lambda cut: abs(cut.depth - wanted))
+    stages = [cut for cut in cuts if cut.stage_end and abs(cut.depth - wanted) <= max(1, end / 10)]
+    return min(stages, key=lambda cut: abs(cut.depth - wanted)) if stages else nearest
+
+
+def cost_of_features(profile: Profile, depth: DepthResult) -> float:
+    """Return what the features of a depth cost, in inferences of the whole network an image."""
+    return depth.cut.multiply_adds / max(1, profile.top.cut.multiply_adds)
+
+
+def cost_of_training(profile: Profile, kept: CutPoint, frozen: CutPoint) -> float:
+    """Return what training between two depths costs, likewise, for as many epochs as by default."""
+    whole = max(1, profile.top.cut.multiply_adds)
+    trained = (kept.multiply_adds - frozen.multiply_adds) / whole
+    epochs = named_plan("warmup", "any").phases[-1].epochs
+    return kept.multiply_adds / whole + epochs * TRAINED_COST * trained
