@@ -24,9 +24,13 @@ LAYERS = [
     "pretrain",
     "study",
     "report",
+    "advising",
     "api",
+    "showing",
     "estimators",
+    "cli_parts",
     "cli_cache",
+    "cli_advise",
     "cli",
 ]
 FACES = (SOURCE / "__init__.py", SOURCE / "__main__.py")
@@ -81,6 +85,7 @@ def test_public_names() -> None:
         "Plan",
         "Stop",
         "TopworkError",
+        "advise",
         "cut",
         "evaluate_model",
         "fit",
@@ -88,6 +93,7 @@ def test_public_names() -> None:
         "inspect",
         "load",
         "open_images",
+        "profile",
         "trace_chain",
     ]
     for name in topwork.__all__:

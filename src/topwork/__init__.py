@@ -9,7 +9,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from topwork.api import evaluate_model, fit, inspect
+    from topwork.advising import advise, profile
+    from topwork.api import evaluate_model, fit
     from topwork.data.items import images_from_arrays, open_images
     from topwork.errors import TopworkError
     from topwork.network.chain import Chain, trace_chain
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from topwork.network.predictor import load
     from topwork.phase import Phase, Stop
     from topwork.plan import Augment, Hidden, Plan
+    from topwork.showing import inspect
 
 _HOME = {
     "Augment": "plan",
@@ -26,13 +28,15 @@ _HOME = {
     "Plan": "plan",
     "Stop": "phase",
     "TopworkError": "errors",
+    "advise": "advising",
     "cut": "network.cut",
     "evaluate_model": "api",
     "fit": "api",
     "images_from_arrays": "data.items",
-    "inspect": "api",
+    "inspect": "showing",
     "load": "network.predictor",
     "open_images": "data.items",
+    "profile": "advising",
     "trace_chain": "network.chain",
 }
 
@@ -44,6 +48,7 @@ __all__ = [
     "Plan",
     "Stop",
     "TopworkError",
+    "advise",
     "cut",
     "evaluate_model",
     "fit",
@@ -51,6 +56,7 @@ __all__ = [
     "inspect",
     "load",
     "open_images",
+    "profile",
     "trace_chain",
 ]
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import shutil
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +24,9 @@ from topwork.learn.fit import Fitted, fit_plan, require_fittable, require_solvab
 from topwork.learn.targets import Targets, names_of, targets_of
 from topwork.named_plans import named_plan
 from topwork.network.answers import answers as answers_to
-from topwork.network.codes import source_pool
 from topwork.network.device import choose_device
 from topwork.network.folder import save_model
-from topwork.network.loading import build_chain, fit_input, load_backbone
+from topwork.network.loading import load_backbone
 from topwork.network.predictor import Predictor, load
 from topwork.network.zoo import Backbone, find_backbone
 from topwork.plan import Plan
@@ -58,7 +59,7 @@ def make_plan(
 
     Args:
         plan: a plan, its JSON file, or a name: "features", "warmup", "partial", "finetune",
-            "scratch"; "auto" means "features" for now.
+            "scratch"; of "auto", which is found out by measuring, what it begins with.
         backbone: the network; may be left out where the plan names one.
         kept: a depth, as in `Plan`.
         reused: likewise.
@@ -76,9 +77,26 @@ def make_plan(
     if isinstance(plan, str) and not plan.endswith(".json") and not Path(plan).is_file():
         if backbone is None:
             raise UsageError("no backbone is named; give --backbone (`topwork zoo` lists some)")
-        name = "features" if plan == "auto" else plan
+        if plan == "auto":
+            told: dict[str, Any] = {
+                "--reused": reused,
+                "--frozen": frozen,
+                "--epochs": epochs,
+                "--rate": rate,
+                "--views": views,
+            }
+            for option, value in told.items():
+                if value:
+                    raise UsageError(
+                        f"{option} is found out with --plan auto; leave it out, or name a plan"
+                        " (features, warmup, partial, finetune, scratch, or a file)"
+                    )
+            if head in ("svm", "ridge"):
+                raise UsageError(
+                    f"--head {head} is for frozen features: give --plan features with it"
+                )
         return named_plan(
-            name,
+            "features" if plan == "auto" else plan,
             backbone,
             kept=kept,
             reused=reused,
@@ -90,7 +108,7 @@ def make_plan(
             input_size=size,
         )
     loaded = plan if isinstance(plan, Plan) else Plan.load(plan)
-    options = {
+    options: dict[str, Any] = {
         "--kept": kept,
         "--reused": reused,
         "--frozen": frozen,
@@ -121,6 +139,7 @@ def fit(
     rate: float | None = None,
     views: int | None = None,
     size: tuple[int, int] | None = None,
+    time_budget: float | None = None,
     seed: int = 0,
     device: str = "auto",
     runtime: str = "auto",
@@ -139,7 +158,8 @@ def fit(
     Args:
         data: a folder, zip, .npz or manifest, as `topwork.data.items.open_images` takes it.
         out: the run folder to make; must not exist, or be empty.
-        plan: see `make_plan`, also for what else a plan holds.
+        plan: see `make_plan`, also for what else a plan holds. "auto" measures and compares
+            candidates first, see `topwork.advising.advise`, and fits what it recommends.
         backbone: a name, see `topwork.network.zoo.find_backbone`, or what that returns.
         weights: a file with the backbone's pretrained weights.
         kept: a depth.
@@ -150,6 +170,7 @@ def fit(
         rate: the learning rate of new layers in these.
         views: of each training image.
         size: height and width of the images that the network sees, in pixels.
+        time_budget: for finding the plan, in seconds; for plan "auto" alone.
         seed: of folds, order, dropout, views and random weights.
         device: "cpu", "cuda", "mps" or "auto".
         runtime: what runs frozen layers, see `topwork.trunk.execution.Execution`.
@@ -186,10 +207,11 @@ def fit(
         size=size,
     )
     require_fittable(asked)
-    checkpoints = None
-    if any(phase.epochs for phase in asked.phases):
-        checkpoints = Checkpoints(unfinished / "checkpoints")
-        require_no_checkpoints(checkpoints, resume, Path(asked_out))
+    automatic = plan == "auto"
+    if time_budget is not None and not automatic:
+        raise UsageError("--time-budget is for finding a plan; leave it out, or give --plan auto")
+    checkpoints: Checkpoints | None = Checkpoints(unfinished / "checkpoints")
+    require_no_checkpoints(unfinished, resume, Path(asked_out))
     execution = Execution(choose_device(device), runtime, decoding, cache, verify)
     numbers = asked.head == "regression"
     images = data if isinstance(data, ImageSet) else open_images(data, numbers=numbers)
@@ -202,6 +224,15 @@ def fit(
     if not audited.split.test:
         raise DataError(f"{images.location}: no image is left to test on; add images")
     clock.lap("audit")
+    advice = None
+    if automatic:
+        finding = Finding(images, audited, backbone, asked, execution, seed)
+        advice = found_before(finding, unfinished) if resume else None
+        advice = advice or find_plan(finding, unfinished, time_budget, track)
+        loaded = load_backbone(backbone, Plan.from_dict(advice["recommended"]), seed)
+        clock.lap("advice")
+    if not any(phase.epochs for phase in loaded.plan.phases):
+        checkpoints = None
     fitted = fit_plan(loaded, images, audited, execution, seed, checkpoints, resume, track)
     clock.lap("fit")
 
@@ -222,6 +253,7 @@ def fit(
             "run": str(asked_out),
             **facts_of_fit(loaded, fitted, audited, images, [*lost, *fitted.lost], clock, seed),
             "cached_codes": cached,
+            "advice": advice,
         }
         write_split(staged / "split.csv", images, audited)
         write_predictions(staged / "predictions.csv", images, tested, answers, targets)
@@ -231,6 +263,7 @@ def fit(
         staged.rename(out)
         if checkpoints:
             shutil.rmtree(checkpoints.folder, ignore_errors=True)
+        (unfinished / ADVICE).unlink(missing_ok=True)
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UsageError(f"--out {asked_out} cannot be written: {reason}") from error
@@ -241,16 +274,67 @@ def fit(
     return record
 
 
-def require_no_checkpoints(checkpoints: Checkpoints, resume: bool, out: Path) -> None:
+ADVICE = "advice.json"
+
+
+@dataclass(frozen=True, eq=False)
+class Finding:
+    """What a plan is to be found for."""
+
+    images: ImageSet
+    audited: Audit
+    backbone: Backbone
+    base: Plan
+    execution: Execution
+    seed: int
+
+    def identity(self) -> str:
+        """Return what must be the same for advice to hold."""
+        digests = [str(self.audited.digests[index]) for index in self.audited.split.train]
+        facts = [self.base.to_dict(), self.backbone.spec.to_dict(), digests, self.seed]
+        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
+def find_plan(
+    finding: Finding, unfinished: Path, time_budget: float | None, track: Track
+) -> dict[str, Any]:
+    """Measure, compare and recommend a plan; keep the advice for a fit that is resumed."""
+    from topwork.advising import advice_for_fit
+
+    found = advice_for_fit(
+        finding.images,
+        finding.audited,
+        finding.backbone,
+        finding.base,
+        finding.execution,
+        time_budget=time_budget,
+        seed=finding.seed,
+        track=track,
+    ).record()
+    unfinished.mkdir(parents=True, exist_ok=True)
+    write_json(unfinished / ADVICE, {"identity": finding.identity(), "advice": found})
+    return found
+
+
+def found_before(finding: Finding, unfinished: Path) -> dict[str, Any] | None:
+    """Return the advice that an interrupted fit of the same began with; None if there is none."""
+    try:
+        kept = json.loads((unfinished / ADVICE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return kept["advice"] if kept["identity"] == finding.identity() else None
+
+
+def require_no_checkpoints(unfinished: Path, resume: bool, out: Path) -> None:
     """Refuse to begin anew where a fit was interrupted, unless it is to be resumed.
 
     Raises:
         UsageError: naming both ways on.
     """
-    if checkpoints.files() and not resume:
+    if Checkpoints(unfinished / "checkpoints").files() and not resume:
         raise UsageError(
             f"--out {out}: a fit of it was interrupted or failed; --resume goes on with the very"
-            f" same plan; for another, remove {checkpoints.folder.parent}"
+            f" same plan; for another, remove {unfinished}"
         )
 
 
@@ -286,114 +370,6 @@ def evaluate_model(
         "seconds": clock.total(),
         "unreadable": skipped,
         "model": str(model),
-    }
-
-
-DEMO_SEEDS = 6
-
-
-def run_demo(
-    out: str | Path, *, seed: int = 0, seeds: int = DEMO_SEEDS, track: Track = untracked
-) -> dict[str, Any]:
-    """Show what reused layers are worth, on handwritten digits; no weights, no network.
-
-    A small network is trained on some digits and its layers are reused for others with few
-    labels, against the same network from scratch (`topwork.study.digits`). Then `fit` runs as it
-    would on a user's own images, with the trained network as the backbone.
-
-    Args:
-        out: the folder to make: the study's picture and numbers, the trained network's weights,
-            and the run folder ``run``.
-        seed: the first of the seeds.
-        seeds: how many trials.
-        track: shows progress.
-
-    Returns:
-        plain data: ``finding``, ``table`` (text), ``study`` (all numbers), ``record`` (of the
-        run), ``picture``, ``seconds``.
-    """
-    from topwork.report.pictures import draw_transfer
-    from topwork.study import digits
-    from topwork.study.transfer import describe, finding, summarize
-
-    clock = Clock()
-    out = Path(out)
-    require_free(out)
-    numbers = range(seed, seed + seeds)
-    trials = [digits.run_trial(number) for number in track(numbers, "training on digits")]
-    result = summarize(trials)
-    out.mkdir(parents=True, exist_ok=True)
-    picture = out / "transfer.png"
-    draw_transfer(result, picture)
-    write_json(out / "transfer.json", result.record())
-    backbone = digits.save_source(out / "source.safetensors", seed)
-    record = fit(digits.target_images(seed), out / "run", backbone=backbone, seed=seed)
-    return {
-        "finding": finding(result),
-        "table": describe(result),
-        "study": result.record(),
-        "record": record,
-        "picture": str(picture),
-        "seconds": clock.total(),
-    }
-
-
-def inspect(
-    backbone: str,
-    *,
-    weights: str | Path | None = None,
-    size: int | None = None,
-    runtimes: bool = False,
-    device: str = "auto",
-) -> dict[str, Any]:
-    """Describe a network's depth axis; weights are neither needed nor fetched.
-
-    Args:
-        backbone: its name.
-        weights: a file of weights for it, to name in the description.
-        size: height and width to inspect it at, in pixels; default its own.
-        runtimes: also try, with random weights, what could run its layers; about a minute.
-        device: where they are tried.
-
-    Returns:
-        plain data; ``cuts`` lists the cut points from the input up, ``runtimes`` what
-        `topwork.trunk.runtimes.table.runtime_table` found.
-    """
-    size_asked = (size, size) if size else None
-    found = fit_input(find_backbone(backbone, weights=weights), size_asked, None)
-    pixels = found.preprocessing.size
-    chain = build_chain(found.spec, pixels)
-    tried = {}
-    if runtimes:
-        from topwork.trunk.runtimes.table import runtimes_of
-
-        tried["runtimes"] = runtimes_of(chain, found.preprocessing, choose_device(device))
-    return {
-        "name": found.name,
-        "library": found.spec.library,
-        "architecture": found.spec.architecture,
-        "input_size": list(pixels),
-        "preprocessing": found.preprocessing.to_dict(),
-        "license": found.about.get("license"),
-        "weights": found.weights.describe() if found.weights else None,
-        "head": chain.head,
-        "pool": source_pool(chain),
-        "note": chain.note,
-        "cuts": [
-            {
-                "depth": cut.depth,
-                "name": cut.name,
-                "shape": list(cut.shape),
-                "layout": str(cut.layout),
-                "stage_end": cut.stage_end,
-                "parameters": cut.parameters,
-                "multiply_adds": cut.multiply_adds,
-                "bytes": cut.bytes,
-                "before": cut.before,
-            }
-            for cut in chain.cuts
-        ],
-        **tried,
     }
 
 

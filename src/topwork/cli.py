@@ -6,24 +6,37 @@ with 2. Heavy packages are imported inside the commands, so that help answers at
 
 from __future__ import annotations
 
-import gc
-import importlib
 import logging
 import os
 import signal
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from typer.exceptions import TyperException
 
+from topwork.cli_advise import advise, profile, report
 from topwork.cli_cache import cache_app
+from topwork.cli_parts import (
+    BackboneName,
+    Cache,
+    Data,
+    Decoding,
+    Device,
+    Json,
+    Kept,
+    Runtime,
+    Seed,
+    Size,
+    WeightsFile,
+    import_verbs,
+    parse_seconds,
+    track,
+)
 from topwork.errors import TopworkError
 from topwork.report.terminal import (
-    err_console,
     note,
     print_axis,
     print_demo,
@@ -45,8 +58,6 @@ if TYPE_CHECKING:
     from topwork.network.predictor import Predictor
     from topwork.report.class_map import MapFolder
 
-Part = TypeVar("Part")
-
 INTERRUPTED = 130  # what Typer makes of Ctrl-C
 
 app = typer.Typer(
@@ -58,24 +69,6 @@ app = typer.Typer(
 )
 app.add_typer(cache_app, name="cache")
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
-Seed = Annotated[int, typer.Option(help="Seed of folds, draws and random weights.", min=0)]
-Device = Annotated[str, typer.Option(help="cpu, cuda, mps or auto.")]
-Runtime = Annotated[
-    str,
-    typer.Option(help="Of frozen layers: auto, eager, compile, onnxruntime, openvino or half."),
-]
-BackboneName = Annotated[
-    str | None,
-    typer.Option(
-        "--backbone",
-        help="timm:NAME, torchvision:NAME, hf-hub:ORG/NAME, topwork:NAME, or a folder.",
-    ),
-]
-WeightsFile = Annotated[
-    Path | None, typer.Option(help="The backbone's weights: .safetensors, .pth, .pt, .th or .bin.")
-]
-
 
 @app.command()
 def demo(
@@ -84,7 +77,7 @@ def demo(
     as_json: Json = False,
 ) -> None:
     """Show the main job on handwritten digits: no weights, no network, under two minutes."""
-    result = import_api().run_demo(out, seed=seed, track=track)
+    result = import_verbs("showing").run_demo(out, seed=seed, track=track)
     if as_json:
         print_json(result)
         return
@@ -93,7 +86,7 @@ def demo(
 
 @app.command()
 def fit(
-    data: Annotated[Path, typer.Argument(help="Folder, zip, .npz, .csv or .parquet.")],
+    data: Data,
     out: Annotated[Path, typer.Option(help="The run folder to make.")],
     backbone: BackboneName = None,
     weights: WeightsFile = None,
@@ -101,7 +94,7 @@ def fit(
         str,
         typer.Option(help="auto, features, warmup, partial, finetune, scratch, or a plan file."),
     ] = "auto",
-    kept: Annotated[str | None, typer.Option(help="Drop layers above this depth.")] = None,
+    kept: Kept = None,
     reused: Annotated[
         str | None, typer.Option(help="Start layers above this depth from random weights.")
     ] = None,
@@ -118,8 +111,10 @@ def fit(
     views: Annotated[
         int | None, typer.Option(help="Views of each training image; 1 is the plain one.", min=1)
     ] = None,
-    size: Annotated[
-        int | None, typer.Option(help="Height and width that the network sees, in pixels.", min=1)
+    size: Size = None,
+    time_budget: Annotated[
+        str | None,
+        typer.Option(help="For finding the plan, with --plan auto: 90s, 5m or 2h."),
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the same fit where it was interrupted.")
@@ -128,19 +123,15 @@ def fit(
     seed: Seed = 0,
     device: Device = "auto",
     runtime: Runtime = "auto",
-    decoding: Annotated[
-        str, typer.Option(help="Of images for frozen layers: fast, or exact as Pillow does it.")
-    ] = "fast",
-    cache: Annotated[
-        str, typer.Option(help="Outputs of frozen layers are kept as: auto, float32, float16, off.")
-    ] = "auto",
+    decoding: Decoding = "fast",
+    cache: Cache = "auto",
     verify: Annotated[
         str, typer.Option(help="Check what the cache holds: once in a process, or always.")
     ] = "once",
     as_json: Json = False,
 ) -> None:
     """Learn to tell the classes of DATA apart; write a run folder."""
-    api = import_api()
+    api = import_verbs()
 
     record = api.fit(
         data,
@@ -156,6 +147,7 @@ def fit(
         rate=rate,
         views=views,
         size=(size, size) if size else None,
+        time_budget=parse_seconds(time_budget, "--time-budget") if time_budget else None,
         seed=seed,
         device=device,
         runtime=runtime,
@@ -166,12 +158,15 @@ def fit(
         resume=resume,
         track=track,
     )
-    if plan == "auto":
-        note("plan auto means features for now: all kept layers are frozen, the head is solved for")
     if as_json:
         print_json(record)
         return
     print_fit(record)
+
+
+app.command()(profile)
+app.command()(advise)
+app.command()(report)
 
 
 @app.command()
@@ -229,7 +224,7 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Score a model on labeled images, with intervals."""
-    result = import_api().evaluate_model(model, data, seed=seed, device=device, track=track)
+    result = import_verbs().evaluate_model(model, data, seed=seed, device=device, track=track)
     if as_json:
         print_json(result)
         return
@@ -252,9 +247,7 @@ def inspect(
     as_json: Json = False,
 ) -> None:
     """Print a network's depth axis: its cut points, their shapes and costs."""
-    api = import_api()
-
-    facts = api.inspect(backbone, size=size, runtimes=runtimes, device=device)
+    facts = import_verbs("showing").inspect(backbone, size=size, runtimes=runtimes, device=device)
     if as_json:
         print_json(facts)
         return
@@ -310,29 +303,6 @@ def export(
         print_json({"model": str(model), "format": form, "path": str(written)})
         return
     print(f"wrote {written}")
-
-
-def import_api() -> ModuleType:
-    """Import the verbs, and with them torch and timm.
-
-    Their hundreds of thousands of objects all stay; looking for garbage among them meanwhile takes
-    a tenth of the time.
-    """
-    gc.disable()
-    try:
-        return importlib.import_module("topwork.api")
-    finally:
-        gc.enable()
-
-
-def track(sequence: Sequence[Part], description: str) -> Iterable[Part]:
-    """Show a progress bar on stderr, where that is a terminal."""
-    if not err_console.is_terminal or len(sequence) < 2:
-        yield from sequence
-        return
-    from rich.progress import track as rich_track
-
-    yield from rich_track(sequence, description, console=err_console, transient=True)
 
 
 def predicted(

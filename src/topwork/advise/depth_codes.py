@@ -27,6 +27,7 @@ class DepthCodes:
         indices: the images, as numbers in their set; those that cannot be read are left out.
         codes: what the trunk gave.
         lost: the images that could not be read, as numbers in their set, with the reason.
+        seconds_an_image: that an image takes through all kept layers in PyTorch, all cores at work.
     """
 
     cuts: tuple[CutPoint, ...]
@@ -34,6 +35,7 @@ class DepthCodes:
     indices: tuple[int, ...]
     codes: Codes
     lost: dict[int, str]
+    seconds_an_image: float
 
     def at(self, name: str) -> np.ndarray:
         """Return the codes at the cut point of a name, float32 [n, columns]."""
@@ -74,7 +76,8 @@ def collect(
     codes = extract(extractor, images, indices, digests, track)
     present = tuple(index for i, index in enumerate(indices) if i not in codes.failed)
     lost = {indices[i]: reason for i, reason in codes.failed.items()}
-    return DepthCodes(cuts, tuple(pools), present, codes, lost)
+    seconds = extractor.canary.seconds
+    return DepthCodes(cuts, tuple(pools), present, codes, lost, seconds)
 
 
 def pool_at(chain: Chain, cut: CutPoint) -> str:
