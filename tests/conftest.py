@@ -146,5 +146,18 @@ def fit(data: Path, backbone: Path, folder: Path, *options: str) -> Fitted:
     out, err = io.StringIO(), io.StringIO()
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
         patch.setenv("TOPWORK_CACHE", str(cache))
-        code = exit_code(("fit", data, "--backbone", backbone, "--out", run, "--json", *options))
+        code = exit_code(
+            (
+                "fit",
+                data,
+                "--plan",
+                "features",
+                "--backbone",
+                backbone,
+                "--out",
+                run,
+                "--json",
+                *options,
+            )
+        )
     return Fitted(run, cache, Result(code, out.getvalue(), err.getvalue()))

@@ -127,7 +127,7 @@ class Race:
 
     def seconds_of_trial(self, candidate: Candidate, share: float, images: int) -> float:
         """Return how long a trial of a candidate is expected to take, with what was seen so far."""
-        correction = self.taken / self.expected if self.expected else 1.0
+        correction = self.taken / self.expected if self.expected and candidate.tunes else 1.0
         return OVERHEAD + correction * self.seconds(trial_cost(candidate, share), images)
 
 
@@ -285,8 +285,9 @@ def run_trial(race: Race, standing: Standing, division: Division, share: float) 
         right_of_rows(kind, scores, wanted),
     )
     standing.seconds += seconds
-    race.expected += expected
-    race.taken += max(0.0, seconds - OVERHEAD)
+    if candidate.tunes:  # the others' time is mostly overhead
+        race.expected += expected
+        race.taken += max(0.0, seconds - OVERHEAD)
     standing.state = "compared"
     epochs = f"{share:.0%} of its epochs" if candidate.tunes else "all of its epochs"
     standing.reason = (
