@@ -1,0 +1,240 @@
+"""Candidates, trials and the race, on codes whose truth is known and with trials made up."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from topwork.advise import candidates as known
+from topwork.advise import race as race_module
+from topwork.advise import trials
+from topwork.advise.candidates import Candidate, candidates
+from topwork.advise.race import Race, cheapest_of_the_best, race, winner
+from topwork.advise.textbook import SAYS, textbook
+from topwork.advise.trials import Division, Task, in_short, try_plan
+from topwork.advising import Measured, backbones_of, base_plan, measure
+from topwork.data.audit import audit
+from topwork.data.image_set import ImageSet
+from topwork.data.items import open_images
+from topwork.data.loading import untracked
+from topwork.errors import UsageError
+from topwork.plan import Plan
+from topwork.trunk.cache import cache_folder
+from topwork.trunk.execution import Execution
+
+Array = np.ndarray
+Tries = Callable[[Task, Plan, Division, float], tuple[Array, float]]
+
+
+def with_shuffled_labels(images: ImageSet) -> ImageSet:
+    """Return images whose features say nothing of their labels, so that trials can better them."""
+    generator = np.random.default_rng(7)
+    labels = generator.permutation([item.labels for item in images.items])
+    items = [
+        replace(item, labels=tuple(own)) for item, own in zip(images.items, labels, strict=True)
+    ]
+    return replace(images, items=tuple(items))
+
+
+@pytest.fixture(scope="module")
+def measured(pictures: Path, backbone: Path, tmp_path_factory: pytest.TempPathFactory) -> Measured:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TOPWORK_CACHE", str(tmp_path_factory.mktemp("cache")))
+        (found,) = backbones_of(str(backbone), None)
+        images = with_shuffled_labels(open_images(pictures))
+        audited = audit(images)
+        execution = Execution(torch.device("cpu"), cache="off")
+        base = base_plan(found, None, None, None)
+        return measure(images, audited, found, base, execution, 0, untracked)
+
+
+def raced(
+    measured: Measured, tries: Tries, monkeypatch, budget: float = 1e9, only: Sequence[str] = ()
+) -> Race:
+    monkeypatch.setattr(race_module, "try_plan", tries)
+    found = candidates(measured.profile, measured.base, only)
+    return race(
+        measured.task, measured.profile, found, time_budget=budget, started=time.perf_counter()
+    )
+
+
+def scores_with(measured: Measured, rows: Array, right: float, sure: float = 5.0) -> Array:
+    """Return scores that are right on a share of some rows."""
+    labels = measured.task.targets.values[rows]
+    said = np.where(np.random.default_rng(1).random(len(rows)) < right, labels, (labels + 1) % 3)
+    return np.float32(sure * np.eye(3)[said])
+
+
+def test_candidates_are_legal_plans_the_cheapest_first(measured):
+    found = candidates(measured.profile, measured.base)
+    chain = measured.profile.loaded.chain
+    costs = [candidate.cost for candidate in found]
+    assert costs == sorted(costs)
+    assert len({candidate.name for candidate in found}) == len(found)
+    for candidate in found:
+        settled = candidate.plan.settle(chain)
+        assert candidate.name in known.NAMES
+        assert Plan.from_dict(settled.to_dict()) == settled
+        assert candidate.plan.backbone == measured.base.backbone
+    names = {candidate.name for candidate in found}
+    assert (known.BEST in names) == (measured.profile.best is not measured.profile.top)
+
+
+def test_the_fewer_layers_are_frozen_the_dearer(measured):
+    found = {c.name: c for c in candidates(measured.profile, measured.base)}
+    order = (known.TOP, known.THIRD, known.TWO_THIRDS, known.ALL, known.SCRATCH)
+    costs = [found[name].cost for name in order]
+    assert costs == sorted(costs)
+    assert found[known.SCRATCH].hopeless
+    assert not found[known.ALL].hopeless
+
+
+def test_a_candidate_that_nobody_knows_is_refused_with_the_nearest(measured):
+    with pytest.raises(UsageError, match="did you mean 'fine-tune all'"):
+        candidates(measured.profile, measured.base, ["fine-tune al"])
+
+
+def test_who_is_clearly_better_wins(measured, monkeypatch):
+    def tries(task, plan, division, share):
+        tuned_all = plan.phases[-1].frozen == "input" and plan.reused is None
+        return scores_with(measured, division.judged, 0.99 if tuned_all else 0.34), 1.0
+
+    found = raced(measured, tries, monkeypatch)
+    best = winner(found)
+    assert best is not None
+    assert best.candidate.name == known.ALL
+    dropped = [s for s in found.standings.values() if s.state == "dropped"]
+    assert dropped
+    assert all("standard errors behind" in s.reason for s in dropped)
+
+
+def test_of_equals_the_cheapest_wins(measured, monkeypatch):
+    def tries(task, plan, division, share):
+        return scores_with(measured, division.judged, 0.5), 1.0
+
+    only = (known.THIRD, known.TWO_THIRDS, known.ALL)
+    found = raced(measured, tries, monkeypatch, only=only)
+    best = winner(found)
+    assert best is not None
+    assert best.candidate.name == known.THIRD
+
+
+def test_at_least_half_of_the_field_drops_out_at_each_rung(measured, monkeypatch):
+    fields: dict[float, list[str]] = {}
+
+    def tries(task, plan, division, share):
+        fields.setdefault(share, []).append(str(plan.phases[-1].frozen))
+        return scores_with(measured, division.judged, 0.5, sure=1 + len(fields[share]) / 10), 1.0
+
+    raced(measured, tries, monkeypatch)
+    counts = [len(fields[share]) for share, _ in race_module.RUNGS if share in fields]
+    assert counts[0] > 2
+    for before, after in pairwise(counts):
+        assert after <= (before + 1) // 2
+
+
+def test_every_row_is_judged_by_trials_that_did_not_see_it(measured, monkeypatch):
+    def tries(task, plan, division, share):
+        assert not set(division.learned) & set(division.judged)
+        assert sorted([*division.learned, *division.judged]) == list(range(48))
+        return scores_with(measured, division.judged, 0.5), 1.0
+
+    raced(measured, tries, monkeypatch)
+
+
+def test_without_time_nothing_is_tried_and_the_features_are_recommended(measured, monkeypatch):
+    def tries(task, plan, division, share):
+        raise AssertionError("no time is left")
+
+    found = raced(measured, tries, monkeypatch, budget=0.0)
+    best = winner(found)
+    assert best is not None
+    assert not best.candidate.tried
+    waiting = [s for s in found.standings.values() if s.candidate.tried]
+    assert all(s.state == "not tried" for s in waiting)
+    assert any("--time-budget" in s.reason for s in waiting)
+
+
+def test_a_short_budget_tries_the_cheap_ones_on_fewer_images(measured, monkeypatch):
+    seen = []
+
+    def tries(task, plan, division, share):
+        seen.append(len(division.learned))
+        return scores_with(measured, division.judged, 0.5), 1.0
+
+    codes = replace(measured.profile.codes, seconds_an_image=0.5)
+    slow = replace(measured, profile=replace(measured.profile, codes=codes))
+    found = raced(slow, tries, monkeypatch, budget=120.0)
+    states = {name: s.state for name, s in found.standings.items()}
+    assert states[known.ALL] == "not tried"
+    assert seen
+
+
+def test_the_cheapest_within_a_standard_error_of_the_best_is_taken():
+    generator = np.random.default_rng(0)
+    base = generator.gamma(1.0, 1.0, 200)
+
+    def standing(name: str, cost: float, losses: Array) -> race_module.Standing:
+        candidate = Candidate(name, Plan("any"), "", "", cost)
+        return race_module.Standing(candidate, losses, np.full(200, np.nan))
+
+    noise = generator.normal(0, 0.5, 200)
+    noise -= noise.mean()
+    dear = standing("dear", 9, base)
+    near = standing("near", 2, base + noise + 0.5 * 0.5 / np.sqrt(200))  # half a standard error
+    far = standing("far", 1, base + noise + 3.0 * 0.5 / np.sqrt(200))
+    groups = np.arange(200)
+    assert cheapest_of_the_best([dear, near, far], groups) is near
+
+
+def test_a_trial_is_remembered_and_a_damaged_record_is_not_believed(measured, monkeypatch, caplog):
+    task, plan = measured.task, candidates(measured.profile, measured.base, [known.THIRD])[0].plan
+    rows = np.arange(48)
+    division = Division(rows[rows % 4 != 0], rows[rows % 4 == 0])
+    first, _ = try_plan(task, plan, division, 0.1)
+    assert first.shape == (12, 3)
+    real = trials.fit_plan
+
+    def refuse(*arguments):
+        raise AssertionError("tried again")
+
+    monkeypatch.setattr(trials, "fit_plan", refuse)
+    again, _ = try_plan(task, plan, division, 0.1)
+    assert again.tobytes() == first.tobytes()
+    for changed in (replace(task, seed=1), replace(task, weights="other")):
+        with pytest.raises(AssertionError, match="tried again"):
+            try_plan(changed, plan, division, 0.1)
+    (file,) = (cache_folder() / "trials").rglob("*.safetensors")
+    data = bytearray(file.read_bytes())
+    data[-3] ^= 1
+    file.write_bytes(bytes(data))
+    monkeypatch.setattr(trials, "fit_plan", real)
+    third, _ = try_plan(task, plan, division, 0.1)
+    assert "damaged" in caplog.text
+    assert third.tobytes() == first.tobytes()
+
+
+def test_a_trial_trains_to_its_last_epoch(measured):
+    plan = candidates(measured.profile, measured.base, [known.ALL])[0].plan
+    short = in_short(plan, 0.25)
+    assert [phase.epochs for phase in short.phases] == [0, 5]
+    assert not any(phase.chooses for phase in short.phases)
+
+
+def test_the_textbook_has_an_answer_for_every_corner_and_knows_when_it_has_none():
+    for (size, likeness), says in SAYS.items():
+        found = textbook(size, likeness, says[0])
+        assert found.agrees
+        assert found.says == says
+        assert set(says) <= set(known.NAMES)
+    assert textbook("small", "similar", known.SCRATCH).agrees is False
+    both = textbook("cannot tell", "similar", known.ALL)
+    assert both.agrees
+    assert set(both.says) == {*SAYS["small", "similar"], *SAYS["large", "similar"]}
