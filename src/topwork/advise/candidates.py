@@ -48,6 +48,9 @@ ENOUGH_FOR_SCRATCH = 500
 
 SEVERAL_DEPTHS = 3
 
+ONE_PASS = 1.0
+"""What all features of an image cost, in inferences of the whole network."""
+
 
 @dataclass(frozen=True)
 class Candidate:
@@ -106,42 +109,28 @@ def candidates(profile: Profile, base: Plan, only: Sequence[str] = ()) -> tuple[
 
 
 def of_features(profile: Profile, base: Plan) -> list[Candidate]:
-    """Return the candidates that train no layer of the network."""
+    """Return the candidates that train no layer of the network.
+
+    Those on the profile's own codes cost the same, one pass. Of equals the first is taken: several
+    depths lose little where one would do and gain more where one would not (docs/regret.md).
+    """
     top, best, several = profile.top, profile.best, several_depths(profile)
     at_best = features(base, best)
     hidden = Phase(epochs=40, batch=32, rate=1e-3, warmup=1, stop=Stop())
     trainable = replace(at_best, head=next(iter(best.judged)), phases=(hidden,))
-    cost = cost_of_features(profile, best)
-    found = [
-        Candidate(
-            TOP,
-            features(base, top),
-            "little data that is like the source's: its uppermost features fit already",
-            SMALL_SIMILAR,
-            cost_of_features(profile, top),
-        ),
-        Candidate(
-            SMALL_LAYER,
-            replace(trainable, added=(Hidden(128, dropout=0.5),)),
-            "what is wanted is there, but not linear in the features",
-            "",
-            cost + 0.2,
-        ),
-        Candidate(
-            LARGE_LAYERS,
-            replace(trainable, added=(Hidden(512, dropout=0.5), Hidden(512, dropout=0.5))),
-            "the same, with labels enough for large new layers",
-            "",
-            cost + 0.5,
-        ),
-        Candidate(
-            VIEWS,
-            replace(at_best, views=4),
-            "little data, and the features change as an object moves in the picture",
-            "",
-            4 * cost,
-        ),
-    ]
+    found = []
+    if len(several) > 1:
+        found.append(
+            Candidate(
+                SEVERAL,
+                replace(
+                    features(base, several[-1]), codes=tuple(depth.cut.name for depth in several)
+                ),
+                "what is wanted is partly in lower features, partly in higher ones",
+                "",
+                ONE_PASS,
+            )
+        )
     if best is not top:
         found.append(
             Candidate(
@@ -149,22 +138,40 @@ def of_features(profile: Profile, base: Plan) -> list[Candidate]:
                 at_best,
                 "little data that is unlike the source's: lower features are less specific",
                 SMALL_DIFFERENT,
-                cost,
+                ONE_PASS,
             )
         )
-    if len(several) > 1:
-        uppermost = several[-1]
-        names = tuple(depth.cut.name for depth in several)
-        found.append(
-            Candidate(
-                SEVERAL,
-                replace(features(base, uppermost), codes=names),
-                "what is wanted is partly in lower features, partly in higher ones",
-                "",
-                cost_of_features(profile, uppermost) + 0.01,
-            )
-        )
-    return found
+    return [
+        *found,
+        Candidate(
+            TOP,
+            features(base, top),
+            "little data that is like the source's: its uppermost features fit already",
+            SMALL_SIMILAR,
+            ONE_PASS,
+        ),
+        Candidate(
+            SMALL_LAYER,
+            replace(trainable, added=(Hidden(128, dropout=0.5),)),
+            "what is wanted is there, but not linear in the features",
+            "",
+            ONE_PASS + 0.2,
+        ),
+        Candidate(
+            LARGE_LAYERS,
+            replace(trainable, added=(Hidden(512, dropout=0.5), Hidden(512, dropout=0.5))),
+            "the same, with labels enough for large new layers",
+            "",
+            ONE_PASS + 0.5,
+        ),
+        Candidate(
+            VIEWS,
+            replace(at_best, views=4),
+            "little data, and the features change as an object moves in the picture",
+            "",
+            4 * ONE_PASS,
+        ),
+    ]
 
 
 def of_training(profile: Profile, base: Plan) -> list[Candidate]:
@@ -285,14 +292,9 @@ def lowest_frozen(profile: Profile, share: float, below: CutPoint | None = None)
     return min(stages, key=lambda cut: abs(cut.depth - wanted)) if stages else nearest
 
 
-def cost_of_features(profile: Profile, depth: DepthResult) -> float:
-    """Return what the features of a depth cost, in inferences of the whole network an image."""
-    return depth.cut.multiply_adds / max(1, profile.top.cut.multiply_adds)
-
-
 def cost_of_training(profile: Profile, kept: CutPoint, frozen: CutPoint) -> float:
     """Return what training between two depths costs, likewise, for as many epochs as by default."""
     whole = max(1, profile.top.cut.multiply_adds)
     trained = (kept.multiply_adds - frozen.multiply_adds) / whole
     epochs = named_plan("warmup", "any").phases[-1].epochs
-    return kept.multiply_adds / whole + epochs * TRAINED_COST * trained
+    return ONE_PASS + epochs * TRAINED_COST * trained

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from topwork.advise.candidates import Candidate
+from topwork.advise.candidates import ONE_PASS, Candidate
 from topwork.advise.comparison import ONE_STANDARD_ERROR, standard_errors_above
 from topwork.advise.profile import Profile
 from topwork.advise.trials import Division, Task, try_plan
@@ -385,7 +385,7 @@ def trial_cost(candidate: Candidate, share: float) -> float:
     """Return what a trial costs an image, in inferences of the whole network."""
     if not candidate.tunes:
         return candidate.cost
-    return 1 + (candidate.cost - 1) * share
+    return ONE_PASS + (candidate.cost - ONE_PASS) * share
 
 
 def temperature_of(kind: str, scores: Array, targets: Array) -> float:
