@@ -49,9 +49,11 @@ SHARE = 0.25
 
 LEAST_BUDGET, MOST_BUDGET = 10.0, 120.0  # seconds, by default
 OVERHEAD = 1.0  # seconds of a trial, whatever it trains
-FIRST_RUNG = 0.6  # of what is left of the budget, so that something is left for the others
+FIRST_RUNG = 0.7  # of what is left of the budget, so that something is left for the others
 MOST_JUDGED = 2000  # rows that judge a trial
-FEWEST_LEARNED = 5  # rows for each class that a trial is cut down to, at the least
+FEWEST_STEPS = 80  # of the optimizer: in fewer a network in training only becomes worse
+FEWEST_LEARNED = 256  # rows that a trial is cut down to, at the least; more classes need more
+FEWEST_OF_A_CLASS = 5
 TENTHS = 10
 
 
@@ -128,7 +130,8 @@ class Race:
     def seconds_of_trial(self, candidate: Candidate, share: float, images: int) -> float:
         """Return how long a trial of a candidate is expected to take, with what was seen so far."""
         correction = self.taken / self.expected if self.expected and candidate.tunes else 1.0
-        return OVERHEAD + correction * self.seconds(trial_cost(candidate, share), images)
+        part = share_of_epochs(candidate, share, images)
+        return OVERHEAD + correction * self.seconds(trial_cost(candidate, part), images)
 
 
 def race(
@@ -209,21 +212,20 @@ def run_rungs(race: Race, track: Track) -> None:
         elif standing.candidate.tried:
             going.append(standing)
     n = len(race.task.targets.values)
-    race.raced = None
     if race.champion:
         race.raced = replace(race.champion, losses=np.full(n, np.nan), right=np.full(n, np.nan))
     for number, (share, folds) in enumerate(RUNGS):
         division, going = affordable(race, going, share, folds, first=number == 0)
-        if not going or division is None:
+        if division is None:
             break
         for standing in track(going, f"trying candidates, {share:.0%} of the epochs"):
             run_trial(race, standing, division, share)
         if race.raced:
             rerun(race, race.raced, division)
-        going = survivors_of(race, going)
-        if decided(race, going):
+        race.survivors = survivors_of(race, going)
+        if decided(race, race.survivors):
             break
-    race.survivors = going
+        going = [*race.survivors, *worth_a_try_now(race)]
 
 
 def affordable(
@@ -238,28 +240,30 @@ def affordable(
     if not len(learned):  # a single fold, say
         return None, going
     outputs = max(2, race.task.targets.outputs)
-    least = min(len(learned), FEWEST_LEARNED * outputs)
+    least = min(len(learned), max(FEWEST_LEARNED, FEWEST_OF_A_CLASS * outputs))
+    allowed = race.left * (FIRST_RUNG if first else 1.0)
     going = sorted(going, key=lambda standing: standing.candidate.cost)
     while going:
-        allowed = race.left * (FIRST_RUNG if first else 1.0)
-        wanted = sum(race.seconds_of_trial(s.candidate, share, len(learned)) for s in going)
-        spared = OVERHEAD * len(going)
-        part = (allowed - spared) / max(wanted - spared, 1e-9)
-        if part * len(learned) >= least:
-            break
-        last = going.pop()
-        needed = race.seconds_of_trial(last.candidate, share, least)
-        if last.state == "not tried":
-            last.reason = (
-                f"a trial would take about {needed:.0f} s of the {max(0.0, race.left):.0f} s left;"
-                " give a larger --time-budget"
-            )
-        else:
-            last.reason += "; no time was left for more epochs"
-    if not going:
-        return None, []
-    learned = some_of(race, learned, part)
-    return Division(learned, some_of(race, judged, MOST_JUDGED / len(judged))), going
+        for tenths in range(TENTHS, 0, -1):
+            count = tenths * len(learned) // TENTHS
+            wanted = sum(race.seconds_of_trial(s.candidate, share, count) for s in going)
+            if count >= least and wanted <= allowed:
+                rows = some_of(race, learned, tenths / TENTHS)
+                return Division(rows, some_of(race, judged, MOST_JUDGED / len(judged))), going
+        leave_out(race, going.pop(), share, least)
+    return None, []
+
+
+def leave_out(race: Race, standing: Standing, share: float, images: int) -> None:
+    """Note that there is no time for a candidate."""
+    needed = race.seconds_of_trial(standing.candidate, share, images)
+    if standing.state == "not tried":
+        standing.reason = (
+            f"a trial would take about {needed:.0f} s of the {max(0.0, race.left):.0f} s left;"
+            " give a larger --time-budget"
+        )
+    else:
+        standing.reason += "; no time was left for more epochs"
 
 
 def some_of(race: Race, rows: Array, share: float) -> Array:
@@ -275,6 +279,7 @@ def some_of(race: Race, rows: Array, share: float) -> Array:
 def run_trial(race: Race, standing: Standing, division: Division, share: float) -> None:
     """Try a candidate on a division and note how it did."""
     candidate, targets = standing.candidate, race.task.targets
+    share = share_of_epochs(candidate, share, len(division.learned))
     expected = race.seconds(trial_cost(candidate, share), len(division.learned))
     scores, seconds = try_plan(race.task, candidate.plan, division, share)
     wanted, kind = targets.values[division.judged], candidate.plan.head
@@ -333,6 +338,23 @@ def survivors_of(race: Race, going: list[Standing]) -> list[Standing]:
     return kept
 
 
+def worth_a_try_now(race: Race) -> list[Standing]:
+    """Return those that there was no time for, if training has turned out to help."""
+    tuned = [standing for standing in race.survivors if standing.candidate.tunes]
+    groups = race.task.groups
+    if not race.raced or all(
+        standard_errors_above(standing.losses, race.raced.losses, groups) > 0 for standing in tuned
+    ):
+        return []
+    return [
+        standing
+        for standing in race.standings.values()
+        if standing.candidate.tunes
+        and standing.state == "not tried"
+        and not standing.candidate.hopeless
+    ]
+
+
 def decided(race: Race, going: list[Standing]) -> bool:
     """Say whether more trials would change nothing: one is left, and clearly ahead."""
     if not race.raced or len(going) != 1:
@@ -386,6 +408,21 @@ def trial_cost(candidate: Candidate, share: float) -> float:
     if not candidate.tunes:
         return candidate.cost
     return ONE_PASS + (candidate.cost - ONE_PASS) * share
+
+
+def share_of_epochs(candidate: Candidate, share: float, images: int) -> float:
+    """Return the share of its epochs that a candidate is tried in: more where they are short.
+
+    >>> from topwork.named_plans import named_plan
+    >>> tuned = Candidate("any", named_plan("warmup", "any"), "", "", 100.0)
+    >>> share_of_epochs(tuned, 0.25, 1000), share_of_epochs(tuned, 0.25, 100)
+    (0.25, 0.5714285714285714)
+    """
+    if not candidate.tunes:
+        return 1.0
+    phase = next(phase for phase in candidate.plan.phases if phase.epochs)
+    steps = phase.epochs * math.ceil(max(1, images) / phase.batch)
+    return min(1.0, max(share, FEWEST_STEPS / steps))
 
 
 def temperature_of(kind: str, scores: Array, targets: Array) -> float:
