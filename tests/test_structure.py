@@ -80,11 +80,13 @@ def test_public_names() -> None:
     assert topwork.__all__ == [
         "Augment",
         "Chain",
+        "FrozenFeatures",
         "Hidden",
         "Phase",
         "Plan",
         "Stop",
         "TopworkError",
+        "TransferClassifier",
         "advise",
         "cut",
         "evaluate_model",

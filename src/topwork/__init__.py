@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from topwork.api import evaluate_model, fit
     from topwork.data.items import images_from_arrays, open_images
     from topwork.errors import TopworkError
+    from topwork.estimators.classifier import TransferClassifier
+    from topwork.estimators.frozen import FrozenFeatures
     from topwork.network.chain import Chain, trace_chain
     from topwork.network.cut import cut
     from topwork.network.predictor import load
@@ -23,11 +25,13 @@ if TYPE_CHECKING:
 _HOME = {
     "Augment": "plan",
     "Chain": "network.chain",
+    "FrozenFeatures": "estimators.frozen",
     "Hidden": "plan",
     "Phase": "phase",
     "Plan": "plan",
     "Stop": "phase",
     "TopworkError": "errors",
+    "TransferClassifier": "estimators.classifier",
     "advise": "advising",
     "cut": "network.cut",
     "evaluate_model": "api",
@@ -43,11 +47,13 @@ _HOME = {
 __all__ = [
     "Augment",
     "Chain",
+    "FrozenFeatures",
     "Hidden",
     "Phase",
     "Plan",
     "Stop",
     "TopworkError",
+    "TransferClassifier",
     "advise",
     "cut",
     "evaluate_model",

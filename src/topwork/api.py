@@ -30,6 +30,8 @@ from topwork.network.loading import load_backbone
 from topwork.network.predictor import Predictor, load
 from topwork.network.zoo import Backbone, find_backbone
 from topwork.plan import Plan
+from topwork.report.evidence import evidence_of
+from topwork.report.page import rebuild, write_report
 from topwork.report.record import (
     RECORD,
     Clock,
@@ -258,6 +260,8 @@ def fit(
         write_split(staged / "split.csv", images, audited)
         write_predictions(staged / "predictions.csv", images, tested, answers, targets)
         write_json(staged / RECORD, record)
+        evidence = evidence_of(record, loaded, images, audited, tested, answers, targets, decoding)
+        write_report(evidence, staged)
         if out.exists():
             out.rmdir()  # empty, as was checked
         staged.rename(out)
@@ -371,6 +375,18 @@ def evaluate_model(
         "unreadable": skipped,
         "model": str(model),
     }
+
+
+def report(run: str | Path) -> dict[str, Any]:
+    """Write the report of a run anew, from what its fit has kept for it.
+
+    Returns:
+        plain data: ``files``, the paths of the page and of its Markdown.
+
+    Raises:
+        TopworkError: if the folder is no run, or holds no evidence.
+    """
+    return {"run": str(run), "files": [str(path) for path in rebuild(run).values()]}
 
 
 def score(

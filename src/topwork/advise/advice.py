@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from topwork.advise.candidates import Candidate, candidates
-from topwork.advise.comparison import paired_difference
+from topwork.advise.comparison import paired_difference, standard_errors_above
 from topwork.advise.distances import Distances
 from topwork.advise.norm_distances import batch_norm_distances, sample_pixels
 from topwork.advise.profile import Profile
@@ -73,17 +73,39 @@ class Advice:
 
     def why(self) -> str:
         """Say why the plan is recommended, in a sentence."""
-        name = self.recommended.name
+        name, known = self.recommended.name, self.race.standings.values()
+        if self.recommended.tried:
+            return self.why_trained(name)
+        features = [s for s in known if not s.candidate.tried and s.state == "compared"]
+        trials = sum(s.candidate.tried and s.state != "not tried" for s in known)
+        least = min(features, key=lambda standing: float(np.nanmean(standing.losses)))
+        text = f"{name} has the least loss of {len(features)} plans on frozen features"
+        if least.candidate.name != name:
+            text = (
+                f"{name} cannot be told apart from {least.candidate.name}, which has the least"
+                " loss on frozen features, and is the safer of equals"
+            )
+        if trials:
+            text += f"; none of {trials} others that were tried is better beyond one standard error"
+        return text
+
+    def why_trained(self, name: str) -> str:
+        """Say why a plan that was tried is recommended."""
         last = finalists(self.race)
         least = min(last, key=lambda standing: float(np.nanmean(standing.losses)))
-        tried = sum(standing.state != "not tried" for standing in self.race.standings.values())
-        of = f"of {tried} candidates that were compared"
-        if least.candidate.name == name:
-            return f"{name} has the least loss {of}"
-        return (
-            f"{name} is the cheapest {of} that cannot be told apart from the best,"
-            f" {least.candidate.name}"
+        text = f"{name} has the least loss of what was tried"
+        if least.candidate.name != name:
+            text = (
+                f"{name} is the cheapest that cannot be told apart from {least.candidate.name},"
+                " which has the least loss of what was tried"
+            )
+        raced = self.race.raced
+        if raced is None:
+            return text
+        ahead = standard_errors_above(
+            raced.losses, self.race.standings[name].losses, self.race.task.groups
         )
+        return f"{text}; {ahead:.1f} standard errors better than {raced.candidate.name}"
 
     def row(self, standing: Standing) -> dict[str, Any]:
         """Return what is known of a candidate, as plain data."""

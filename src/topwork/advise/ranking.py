@@ -1,0 +1,164 @@
+"""Several backbones for one target: which of them suits best, and at what cost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from topwork.advise.comparison import ONE_STANDARD_ERROR, standard_errors_above
+from topwork.advise.profile import Profile, require_same_folds
+from topwork.advise.source_classifier import source_probabilities
+from topwork.advise.transferability import h_score, leep, log_me, nce
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Transferability scores of a backbone's codes at the top; higher is better.
+
+    Attributes:
+        h_score: see `topwork.advise.transferability.h_score`; None where there are no classes.
+        log_me: see `topwork.advise.transferability.log_me`.
+        leep: see `topwork.advise.transferability.leep`; None where the source's own classifier
+            is not at hand.
+        nce: see `topwork.advise.transferability.nce`; likewise.
+    """
+
+    h_score: float | None
+    log_me: float
+    leep: float | None
+    nce: float | None
+
+
+def scores_of(profile: Profile) -> Scores:
+    """Return the transferability scores at a profile's uppermost depth.
+
+    Raises:
+        WeightsError: if the backbone's weights file cannot be read any more.
+    """
+    top, targets = profile.top, profile.targets
+    codes = profile.codes.at(top.cut.name)
+    evidence = log_me(codes, targets.values)
+    if targets.kind != "classes":
+        return Scores(None, evidence, None, None)
+    score = h_score(codes, targets.values)
+    source = source_probabilities(profile.loaded, codes, top.pool)
+    if source is None:
+        return Scores(score, evidence, None, None)
+    likeliest = source.argmax(axis=1)
+    return Scores(score, evidence, leep(source, targets.values), nce(likeliest, targets.values))
+
+
+@dataclass(frozen=True, eq=False)
+class Entry:
+    """A backbone that is to be ranked.
+
+    Attributes:
+        profile: of the target's images; the same ones, and the same folds, for all backbones.
+        scores: of its codes at the top.
+        milliseconds: that an image takes through its whole trunk on this machine.
+    """
+
+    profile: Profile
+    scores: Scores
+    milliseconds: float
+
+    @property
+    def name(self) -> str:
+        """The backbone's."""
+        return self.profile.loaded.backbone.name
+
+
+@dataclass(frozen=True, eq=False)
+class Ranked:
+    """A backbone's place among others.
+
+    Attributes:
+        entry: the backbone.
+        told_apart: whether its best depth is worse than the best backbone's by more than chance.
+        recommended: whether it is the one to take.
+        why: in words.
+    """
+
+    entry: Entry
+    told_apart: bool
+    recommended: bool
+    why: str
+
+    def record(self) -> dict[str, Any]:
+        """Return plain data."""
+        best = self.entry.profile.best
+        found = best.best.out_of_fold
+        return {
+            "backbone": self.entry.name,
+            "value": found["value"],
+            "interval": found["interval"],
+            "loss": best.best.best.loss,
+            "depth": best.cut.name,
+            **asdict(self.entry.scores),
+            "milliseconds": self.entry.milliseconds,
+            "parameters": best.cut.parameters,
+            "multiply_adds": best.cut.multiply_adds,
+            "told_apart": self.told_apart,
+            "recommended": self.recommended,
+            "why": self.why,
+        }
+
+
+def rank_backbones(entries: Sequence[Entry]) -> tuple[Ranked, ...]:
+    """Rank backbones by the loss of linear probes at their best depths; the best comes first.
+
+    Recommended is the cheapest of those that cannot be told apart from the best: whose loss, on
+    the same rows, is no more than one standard error of the paired difference above it. The cost
+    is that of the layers up to the best depth in multiply-adds, which, unlike a measured time, is
+    the same every time. Transferability scores have no say; they stand beside the probe.
+
+    Args:
+        entries: one or more.
+
+    Raises:
+        UsageError: if the profiles are not of the same images and folds.
+    """
+    require_same_folds([entry.profile for entry in entries])
+    ordered = sorted(entries, key=loss_of)
+    best = ordered[0]
+    above = [errors_above(entry, best) for entry in ordered]
+    equal = [entry for entry, own in zip(ordered, above, strict=True) if own <= ONE_STANDARD_ERROR]
+    chosen = min(equal, key=cost_of)
+    return tuple(
+        Ranked(
+            entry, entry not in equal, entry is chosen, in_words(entry, own, best, equal, chosen)
+        )
+        for entry, own in zip(ordered, above, strict=True)
+    )
+
+
+def loss_of(entry: Entry) -> float:
+    """Return the loss at a backbone's best depth."""
+    return entry.profile.best.best.best.loss
+
+
+def cost_of(entry: Entry) -> int:
+    """Return the multiply-adds that an image takes up to a backbone's best depth."""
+    return entry.profile.best.cut.multiply_adds
+
+
+def errors_above(entry: Entry, best: Entry) -> float:
+    """Return how many standard errors the loss of a backbone lies above that of the best."""
+    if entry is best:
+        return 0.0
+    own, least = entry.profile.best.best, best.profile.best.best
+    return standard_errors_above(own.losses, least.losses, best.profile.groups[least.rows])
+
+
+def in_words(entry: Entry, above: float, best: Entry, equal: Sequence[Entry], chosen: Entry) -> str:
+    """Say in a sentence why a backbone has its place."""
+    if entry not in equal:
+        return f"its loss is {above:.1f} standard errors above that of {best.name}"
+    what = "has the least loss" if entry is best else f"cannot be told apart from {best.name}"
+    if len(equal) == 1:
+        return f"{what}, and all others are told apart from it"
+    if entry is chosen:
+        return f"{what}, and is the cheapest of {len(equal)} that cannot be told apart"
+    times = cost_of(entry) / max(1, cost_of(chosen))
+    return f"{what}, but takes {times:.1f} times the multiply-adds of {chosen.name}"

@@ -1,0 +1,95 @@
+"""A fitted plan as networks, and the scores it gives: what lies under an estimator's arrays."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from topwork.data.augment import PLAIN
+from topwork.estimators.inputs import require_all
+from topwork.learn.loop import Inputs, TensorInputs
+from topwork.learn.samples import Samples
+from topwork.network.chain import CutPoint
+from topwork.network.loading import Loaded, build_chain
+from topwork.network.model import Model, Top, code_width
+from topwork.network.zoo import Backbone
+from topwork.plan import Plan
+from topwork.trunk.execution import Execution
+from topwork.trunk.extraction import LAYOUT, Extractor
+
+AT_ONCE_CODES, AT_ONCE_MAPS = 256, 8
+"""Images that go through the top together. Short batches are filled up, so that a score depends on
+its image alone; a head is so cheap that this may be many."""
+
+
+@dataclass(frozen=True, eq=False)
+class Built:
+    """A fitted plan as networks.
+
+    Attributes:
+        loaded: the chain and the settled plan.
+        top: the layers above ``frozen``, and the head.
+        frozen: the lowest depth that a phase froze at.
+        extractors: what runs the layers below, once it was needed.
+    """
+
+    loaded: Loaded
+    top: Top
+    frozen: CutPoint
+    extractors: dict[Execution, Extractor] = field(default_factory=dict)
+
+
+def build(backbone: Backbone, plan: Plan, frozen: str, tensors: dict[str, np.ndarray]) -> Built:
+    """Return a fitted plan as networks, from what an estimator keeps of them.
+
+    Args:
+        backbone: what they are built from.
+        plan: the settled plan.
+        frozen: the lowest depth that a phase froze at.
+        tensors: of all layers, by their names.
+    """
+    chain = build_chain(backbone.spec, backbone.preprocessing.size)
+    pool = plan.pool or "flatten"
+    outputs = len(tensors[f"{chain.head or 'head'}.bias"])
+    width = code_width(chain, plan.codes, pool)
+    model = Model(chain, plan.codes, pool, width, outputs, plan.added)
+    state = {name: torch.tensor(value) for name, value in tensors.items()}
+    model.load_layer_state(state, "the estimator")
+    cut = chain.resolve(frozen)
+    top = Top(chain, model.eval(), plan.codes, cut).eval()
+    return Built(Loaded(backbone, chain, plan, None, None), top, cut)
+
+
+@torch.no_grad()
+def scores_of(built: Built, samples: Samples) -> np.ndarray:
+    """Return the scores of images, float32 [n, classes], their frozen layers by way of the cache.
+
+    Raises:
+        ImageError: for an image that cannot be decoded.
+    """
+    count = len(samples.images)
+    device = samples.execution.device
+    top = built.top.to(device).to(memory_format=LAYOUT)
+    inputs: Inputs
+    if top.takes_map:
+        require_all(samples.images, samples.unreadable(built.frozen, range(count)))
+        inputs, size = samples.at(built.frozen, range(count)), AT_ONCE_MAPS
+    else:
+        inputs, size = TensorInputs(codes_of(built, samples).to(device)), AT_ONCE_CODES
+    parts = []
+    for first in range(0, count, size):
+        rows = [min(row, count - 1) for row in range(first, first + size)]
+        parts.append(top(*inputs.batch(rows, 0)).float().cpu().numpy()[: count - first])
+    return np.concatenate(parts)
+
+
+def codes_of(built: Built, samples: Samples) -> torch.Tensor:
+    """Return all codes that a head on frozen layers reads, side by side, float32 [n, width]."""
+    execution = samples.execution
+    if execution not in built.extractors:
+        built.extractors[execution] = samples.extractor(built.frozen)
+    codes = samples.extract(built.extractors[execution], range(len(samples.images)), PLAIN)
+    require_all(samples.images, codes.failed)
+    return torch.from_numpy(codes.rows)

@@ -1,0 +1,29 @@
+"""Text that others wrote, made harmless in Markdown."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+SPECIAL = re.compile(r"[\\`*\[\]<>|#~$!]|(?<!\w)_|_(?!\w)|&(?=#?\w+;)")
+"""What begins markup in a line, underscores at the edges of words among it."""
+
+LIST = re.compile(r"^(\d*)([-+.)])(?= |$)")
+"""What begins an item of a list."""
+
+
+class Verbatim(str):
+    """A line of code, which Markdown shows as it is anyway."""
+
+
+def escaped(value: Any) -> str:
+    r"""Return a value as one line of text that Markdown shows as it is.
+
+    >>> print(escaped("a|b *c* <script> blocks.6_x"))
+    a\|b \*c\* \<script\> blocks.6_x
+    """
+    if isinstance(value, Verbatim):
+        return value
+    line = " ".join(str(value).split())
+    line = SPECIAL.sub(lambda found: f"\\{found.group()}", line)
+    return LIST.sub(r"\1\\\2", line)

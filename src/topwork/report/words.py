@@ -1,0 +1,125 @@
+"""How a report writes numbers: shares in percent, times with their unit, counts with their noun."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from topwork.report.terminal import decimal
+
+SHARES = (
+    "accuracy",
+    "balanced_accuracy",
+    "f1",
+    "exact_match",
+    "label_accuracy",
+    "recall",
+    "precision",
+)
+
+
+MINUS = "\N{MINUS SIGN}"
+
+
+def percent(share: float, digits: int = 1) -> str:
+    """Write a share in percent.
+
+    >>> percent(0.9542), percent(1, 0)
+    ('95.4 %', '100 %')
+    """
+    return f"{100 * share:.{digits}f} %"
+
+
+def amount(metric: str, value: float | None) -> str:
+    """Write the value of a metric; a dash where it is not defined.
+
+    >>> amount("accuracy", 0.5), amount("log_loss", 0.5), amount("r2", None)
+    ('50.0 %', '0.500', '-')
+    """
+    if value is None:
+        return "-"
+    return percent(value) if metric in SHARES else decimal(value)
+
+
+def limits(metric: str, interval: list[float] | None) -> str:
+    """Write an interval of a metric, its unit once.
+
+    >>> limits("accuracy", [0.5, 0.75]), limits("log_loss", [0.5, 0.75])
+    ('50.0 to 75.0 %', '0.500 to 0.750')
+    """
+    if interval is None:
+        return "-"
+    low, high = (amount(metric, end) for end in interval)
+    return f"{low.removesuffix(' %')} to {high}"
+
+
+def difference(metric: str, row: dict[str, Any] | None) -> str:
+    """Write a difference of two values of a metric with its interval; a dash where there is none.
+
+    >>> difference("accuracy", {"value": -0.012, "interval": [-0.03, 0.004]})
+    '\u22121.2 points (\u22123.0 to +0.4)'
+    """
+    if row is None or row.get("value") is None:
+        return "-"
+    shares = metric in SHARES
+    value, *ends = (signed(end, shares) for end in (row["value"], *(row.get("interval") or ())))
+    unit = " points" if shares else ""
+    return f"{value}{unit}" + (f" ({ends[0]} to {ends[1]})" if ends else "")
+
+
+def signed(value: float, share: bool) -> str:
+    """Write a number with its sign; a share in percent points.
+
+    >>> signed(-0.05, share=True), signed(0.05, share=False), signed(0.0, share=True)
+    ('\u22125.0', '+0.050', '0.0')
+    """
+    text = f"{100 * value:+.1f}" if share else f"{value:+.3f}"
+    return "0.0" if text in ("+0.0", "-0.0") else text.replace("-", MINUS)
+
+
+def seconds(value: float | None) -> str:
+    """Write a time; a dash where it is not known.
+
+    >>> seconds(8.06), seconds(120), seconds(125), seconds(7300), seconds(None)
+    ('8.1 s', '2 min', '2 min 5 s', '2 h 1 min', '-')
+    """
+    if value is None:
+        return "-"
+    if value < 100:
+        return f"{value:.1f} s"
+    minutes, rest = divmod(round(value), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if rest else f"{minutes} min"
+
+
+def counted(count: int, noun: str) -> str:
+    """Write a count with its noun.
+
+    >>> counted(1, "image"), counted(2000, "image"), counted(3, "class")
+    ('1 image', '2,000 images', '3 classes')
+    """
+    plural = f"{noun}es" if noun.endswith("s") else f"{noun}s"
+    return f"{count:,} {noun if count == 1 else plural}"
+
+
+def listed(names: list[str], most: int = 3) -> str:
+    """Name a few of many.
+
+    >>> listed(["a"]), listed(["a", "b"]), listed(["a", "b", "c", "d"])
+    ('a', 'a and b', 'a, b, c and 1 more')
+    """
+    if len(names) > most:
+        return f"{', '.join(names[:most])} and {len(names) - most} more"
+    return " and ".join(part for part in (", ".join(names[:-1]), *names[-1:]) if part)
+
+
+def metric_name(metric: str) -> str:
+    """Return what people call a metric.
+
+    >>> metric_name("mean_absolute_error")
+    'mean absolute error'
+    """
+    from topwork.report.terminal import METRICS
+
+    return METRICS.get(metric, metric.replace("_", " "))

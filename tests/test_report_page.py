@@ -1,0 +1,444 @@
+"""Reports: what they show is what was measured, and other people's text stays text."""
+
+import base64
+import io
+import json
+import math
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from reports import HOSTILE, made_up, scored
+from topwork.data.augment import PLAIN, View
+from topwork.data.loading import read_view
+from topwork.errors import DataError, UsageError
+from topwork.report.evidence import calibration, evidence_of, judge_each
+from topwork.report.markdown import escaped
+from topwork.report.page import EVIDENCE, MARKDOWN, PAGE, rebuild, write_report
+from topwork.report.scales import Scale, linear, logarithmic, named
+from topwork.report.words import amount, limits, percent
+
+KINDS: dict[str, dict[str, Any]] = {
+    "two classes": {},
+    "hostile classes": {"names": HOSTILE, "advised": True, "phases": "trained", "views": 3},
+    "forty classes": {"names": tuple(f"class {n}" for n in range(40)), "count": 640},
+    "step by step": {"phases": "gradual"},
+    "labels": {"kind": "labels", "names": HOSTILE[:4]},
+    "numbers": {"kind": "numbers", "names": HOSTILE[:3]},
+}
+
+
+class Page(HTMLParser):
+    """A page taken apart: elements with their attributes, the words, the rows of its tables."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self.rows: list[list[str]] = []
+        self.cell = False
+        self.style = ""
+        self.feed(text.replace("\N{NO-BREAK SPACE}", " "))
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attributes)))
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+            self.cell = True
+
+    def handle_endtag(self, tag: str) -> None:
+        self.cell = self.cell and tag not in ("td", "th")
+
+    def handle_data(self, data: str) -> None:
+        if self.lasttag == "style":
+            self.style += data
+            return
+        self.words.append(data)
+        if self.cell:
+            self.rows[-1][-1] += data
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+
+@pytest.fixture(scope="module")
+def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[dict, str, str]]:
+    """Return for each kind its evidence, its page and its Markdown."""
+    found = {}
+    for kind, options in KINDS.items():
+        folder = tmp_path_factory.mktemp("run")
+        evidence = made_up(**options)
+        paths = write_report(evidence, folder)
+        assert paths == {"html": str(folder / PAGE), "markdown": str(folder / MARKDOWN)}
+        page, markdown = ((folder / name).read_text(encoding="utf-8") for name in (PAGE, MARKDOWN))
+        assert json.loads((folder / EVIDENCE).read_text(encoding="utf-8")) == evidence
+        found[kind] = evidence, page, markdown
+    return found
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_page_runs_nothing_and_fetches_nothing(reports: dict, kind: str) -> None:
+    _, text, _ = reports[kind]
+    page = Page(text)
+    policy = [a["content"] for tag, a in page.elements if a.get("http-equiv")]
+    assert policy == ["default-src 'none'; img-src data:; style-src 'unsafe-inline'"]
+    tags = {tag for tag, _ in page.elements}
+    assert not tags & {"script", "link", "iframe", "object", "embed", "base", "form", "style2"}
+    for _, attributes in page.elements:
+        assert not [name for name in attributes if name.startswith("on")]
+        assert str(attributes.get("href", "#")).startswith("#")
+        assert str(attributes.get("src", "data:image/jpeg;base64,")).startswith("data:image/jpeg")
+    assert "url(" not in page.style
+    assert "@import" not in page.style
+    assert len(text) < 1_000_000
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_page_is_well_formed(reports: dict, kind: str) -> None:
+    _, text, _ = reports[kind]
+    ids = [a["id"] for _, a in Page(text).elements if "id" in a]
+    assert len(ids) == len(set(ids))
+    links = {str(a["href"])[1:] for tag, a in Page(text).elements if tag == "a"}
+    assert links <= set(ids)
+    void = {"meta", "img", "path"}
+    opened: list[str] = []
+
+    class Balance(HTMLParser):
+        def handle_starttag(self, tag: str, attributes: Any) -> None:
+            if tag not in void:
+                opened.append(tag)
+
+        def handle_endtag(self, tag: str) -> None:
+            if tag not in void:
+                assert opened.pop() == tag
+
+    Balance().feed(text)
+    assert opened == []
+
+
+@pytest.mark.parametrize("kind", ["hostile classes", "labels"])
+def test_names_are_shown_as_they_are(reports: dict, kind: str) -> None:
+    evidence, text, _ = reports[kind]
+    page = Page(text)
+    for name in evidence["record"]["classes"]:
+        if name not in evidence["record"]["test"]["absent"]:
+            assert any(name.replace("\r\n", "\n") in word.replace("\r", "") for word in page.words)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_metrics_are_those_of_the_record(reports: dict, kind: str) -> None:
+    evidence, text, markdown = reports[kind]
+    page, record = Page(text), evidence["record"]
+    value = amount(record["metric"], record["value"])
+    assert value in page.text
+    assert limits(record["metric"], record["interval"]) in page.text
+    assert f"{value}**" in markdown
+    for name, found in record["test"].items():
+        if isinstance(found, dict) and "interval" in found:
+            assert amount(name, found["value"]) in page.text
+            assert limits(name, found["interval"]) in page.text
+            assert f"| {limits(name, found['interval'])} |" in markdown
+
+
+def test_headline_counts_and_compares_with_guessing(reports: dict) -> None:
+    evidence, text, markdown = reports["two classes"]
+    counts = evidence["record"]["test"]["confusion"]["counts"]
+    right, n = counts[0][0] + counts[1][1], sum(map(sum, counts))
+    guess = max(map(sum, counts)) / n
+    for shown in (Page(text).text, markdown):
+        assert f"{right} of {n} test images right" in shown
+        assert f"would be right for {percent(guess)}." in shown
+        assert "nothing shows that the model has learned more" not in shown
+
+
+def test_headline_says_when_nothing_was_learned(tmp_path: Path) -> None:
+    evidence = made_up()
+    evidence["record"]["interval"] = [0.4, 0.6]
+    write_report(evidence, tmp_path)
+    text = (tmp_path / PAGE).read_text(encoding="utf-8")
+    assert "nothing shows that the model has learned more" in text
+
+
+def test_confusion_matrix_cell_by_cell(reports: dict) -> None:
+    evidence, text, _ = reports["two classes"]
+    rows = [row for row in Page(text).rows if row[0] in ("ants", "bees") and len(row) == 3]
+    counts = evidence["record"]["test"]["confusion"]["counts"]
+    assert [[int(cell.replace("·", "0")) for cell in row[1:]] for row in rows[:2]] == counts
+
+
+def test_many_classes_show_what_was_confused_most(reports: dict) -> None:
+    evidence, text, markdown = reports["forty classes"]
+    confusion = evidence["record"]["test"]["confusion"]
+    expected = sorted(
+        (
+            (-count, -count / sum(row), confusion["classes"][i], confusion["classes"][j])
+            for i, row in enumerate(confusion["counts"])
+            for j, count in enumerate(row)
+            if i != j and count
+        )
+    )[:20]
+    shown = [row for row in Page(text).rows if len(row) == 4 and row[1].startswith("class ")]
+    assert [(true, said, int(count)) for true, said, count, _ in shown] == [
+        (true, said, -count) for count, _, true, said in expected
+    ]
+    assert f"| {expected[0][2]} | {expected[0][3]} | {-expected[0][0]} |" in markdown
+    assert "true ╲ said" not in text
+
+
+def test_calibration_by_hand() -> None:
+    fit = scored("classes", ("a", "b", "c"), count=200)
+    answers, targets = fit["answers"], fit["targets"]
+    for found in calibration(answers, targets):
+        members = [
+            (row.max(), row.argmax() == true)
+            for row, true in zip(answers, targets.values, strict=True)
+            if found["low"] < row.max() <= found["high"]
+        ]
+        assert found["n"] == len(members) > 0
+        assert found["value"] == pytest.approx(sum(so for _, so in members) / len(members))
+        assert found["probability"] == pytest.approx(sum(p for p, _ in members) / len(members))
+    assert sum(found["n"] for found in calibration(answers, targets)) == len(answers)
+
+
+def test_calibration_of_labels_counts_every_label() -> None:
+    fit = scored("labels", ("wet", "cold", "new"), count=120)
+    found = calibration(fit["answers"], fit["targets"])
+    assert sum(bin_["n"] for bin_ in found) == fit["answers"].size
+    applies = sum(bin_["n"] * bin_["value"] for bin_ in found)
+    assert applies == pytest.approx(fit["targets"].values.sum())
+
+
+@pytest.mark.parametrize("kind", ["classes", "labels", "numbers"])
+def test_worst_and_surest_by_hand(kind: str) -> None:
+    fit = scored(kind, ("a", "b", "c"), count=200)
+    evidence = evidence_of(**fit)
+    losses = []
+    for answer, true in zip(fit["answers"], fit["targets"].values, strict=True):
+        if kind == "classes":
+            losses.append((-math.log(answer[true]), answer.argmax() == true))
+        elif kind == "labels":
+            own = [p if t else 1 - p for p, t in zip(answer, true, strict=True)]
+            losses.append((-sum(map(math.log, own)), all(p >= 0.5 for p in own)))
+        else:
+            spread = fit["targets"].values.std(axis=0)
+            losses.append((float(np.mean(np.abs(answer - true) / spread)), False))
+    wrong = sorted((loss for loss, right in losses if not right), reverse=True)
+    assert [row["loss"] for row in evidence["worst"]] == pytest.approx(wrong[:12])
+    right = sorted(loss for loss, right in losses if right)
+    shown = [row["loss"] for row in evidence["surest"]]
+    assert len(shown) == min(6, len(right))
+    if kind == "classes":
+        assert min(shown) == pytest.approx(right[0])
+        assert [row["true"] for row in evidence["surest"]].count("a") == 2  # of each class
+    names = [fit["images"].items[index].name for index in fit["tested"]]
+    by_name = dict(zip(names, judge_each(fit["answers"], fit["targets"])[0], strict=True))
+    assert all(by_name[row["name"]] == row["loss"] for row in evidence["worst"])
+
+
+def test_pictures_are_what_the_network_sees() -> None:
+    fit = scored("classes", ("a", "b"), views=5)
+    evidence = evidence_of(**fit)
+    indices = {item.name: index for index, item in enumerate(fit["images"].items)}
+    view = fit["loaded"].backbone.preprocessing
+    assert [len(row) for row in evidence["views"]] == [4, 4, 4]
+    assert {row[0]["labels"] for row in evidence["views"]} == {"a", "b"}
+    shown = [picture for row in evidence["views"] for picture in row]
+    assert [picture["view"] for picture in shown] == [0, 1, 2, 3] * 3
+    for picture in (*shown, *evidence["worst"], *evidence["surest"]):
+        which = picture.get("view", 0)
+        way = View(which, fit["loaded"].plan.augment) if which else PLAIN
+        expected = read_view(fit["images"], indices[picture["name"]], None, view, way, "fast")
+        made = Image.open(io.BytesIO(base64.b64decode(picture["image"])))
+        assert made.format == "JPEG"
+        assert np.abs(np.asarray(made, int) - expected).mean() < 12  # another one is at 85
+    train = {fit["images"].items[index].name for index in fit["audited"].split.train}
+    assert {picture["name"] for picture in shown} <= train
+
+
+def test_large_views_are_made_small_and_lost_images_leave_a_gap() -> None:
+    fit = scored("classes", ("a", "b"))
+    big = fit["loaded"].backbone.preprocessing.adapted((300, 480), None)
+    fit["loaded"].backbone.preprocessing = big
+    made = Image.open(io.BytesIO(base64.b64decode(evidence_of(**fit)["views"][0][0]["image"])))
+    assert made.size == (160, 100)
+    object.__setattr__(fit["images"], "source", lambda name: b"gone")
+    assert all(row["image"] is None for row in evidence_of(**fit)["worst"])
+
+
+def test_scatter_of_numbers_tells_how_errors_lie() -> None:
+    fit = scored("numbers", ("age", "weight"), count=120)
+    (age, _) = evidence_of(**fit)["numbers"]
+    errors = fit["answers"][:, 0] - fit["targets"].values[:, 0]
+    assert age["mean_error"] == pytest.approx(errors.mean())
+    assert age["median_absolute_error"] == pytest.approx(np.median(np.abs(errors)))
+    assert len(age["points"]) == len(errors)
+    assert age["points"][0] == pytest.approx(
+        [float(fit["targets"].values[0, 0]), float(fit["answers"][0, 0])], rel=1e-5
+    )
+
+
+def test_advice_is_told(reports: dict) -> None:
+    evidence, text, markdown = reports["hostile classes"]
+    advice = evidence["record"]["advice"]
+    page = Page(text)
+    for shown in (page.text, markdown.replace("\\", "")):
+        for candidate in advice["candidates"]:
+            assert candidate["name"] in shown
+            assert candidate["reason"] in shown
+        assert "Features at the top: It is <cheapest>." in shown
+        assert "It is <flat>." in shown
+        assert "Small and similar: a linear classifier. The measurement agrees." in shown
+    assert page.text.index("features at the top recommended") < page.text.index("several depths")
+    depths = advice["profile"]["depths"]
+    rows = [row for row in page.rows if row[0] in {depth["name"] for depth in depths}]
+    assert [(row[0], row[1]) for row in rows] == [
+        (depth["name"], percent(depth["value"])) for depth in reversed(depths)
+    ]
+    assert "Nothing that the network has learned seems to help" in page.text
+    assert "Why this plan" not in reports["two classes"][1]
+
+
+def test_curves_of_training_go_through_what_was_recorded(reports: dict) -> None:
+    _, text, _ = reports["hostile classes"]
+    titles = re.findall(r"<title>(epoch [^<]*)</title>", text.replace("\N{NO-BREAK SPACE}", " "))
+    assert titles == [
+        *("epoch 1: 1.000", "epoch 2: 0.500", "epoch 3: 0.333"),
+        *("epoch 0: 0.900", "epoch 1: 0.600", "epoch 2: 0.500", "epoch 3: 0.600"),
+        *("epoch 1: 50.0 %", "epoch 2: 75.0 %", "epoch 3: 83.3 %"),
+        *("epoch 0: 62.5 %", "epoch 1: 75.0 %", "epoch 2: 75.0 %", "epoch 3: 75.0 %"),
+    ]
+    assert "75.0\N{NO-BREAK SPACE}% right after epoch 2, the best." in text
+    gradual = Page(reports["step by step"][1]).text
+    assert "kept: frozen up to blocks.1." in gradual
+
+
+def test_strips_show_what_each_phase_trains(reports: dict) -> None:
+    def strips(kind: str) -> list[list[str]]:
+        text = reports[kind][1]
+        found = re.findall(r'<div class="layers">(.*?)</div>', text, re.DOTALL)
+        return [re.findall(r'flex:(\d+) 1 0" title="\d+ depths ([^"]*)"', each) for each in found]
+
+    assert strips("two classes") == [[("4", "frozen")]]
+    assert strips("hostile classes") == [[("4", "frozen")], [("1", "frozen"), ("3", "trained")]]
+    assert strips("step by step")[1] == [("3", "frozen"), ("1", "trained")]  # what it kept
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_markdown_tables_hold_together(reports: dict, kind: str) -> None:
+    _, _, markdown = reports[kind]
+    bars = [len(re.findall(r"(?<!\\)\|", line)) for line in markdown.splitlines()]
+    tables = "".join("t" if count else " " for count in bars)
+    for found in re.finditer("t+", tables):
+        assert len(set(bars[found.start() : found.end()])) == 1
+        lines = markdown.splitlines()
+        assert re.fullmatch(r"\|(-+:?\|)+", lines[found.start() + 1])
+        assert not lines[found.start() - 1].strip()
+    assert not re.search(r"(?<!\\)<(?!/?br)", re.sub(r"(?m)^    .*", "", markdown))
+
+
+def test_text_loses_its_power_in_markdown() -> None:
+    assert escaped("# a\nb") == r"\# a b"
+    assert escaped("_a_ b_c") == r"\_a\_ b_c"
+    assert escaped("- a") == r"\- a"
+    assert escaped("12. a") == r"12\. a"
+    assert escaped("-1.5") == "-1.5"
+    assert escaped("&lt; & b") == r"\&lt; & b"
+    assert escaped(12.5) == "12.5"
+
+
+def test_rebuild_gives_the_same_pages(reports: dict, tmp_path: Path) -> None:
+    evidence, page, markdown = reports["hostile classes"]
+    (tmp_path / EVIDENCE).write_text(json.dumps(evidence, indent=1), encoding="utf-8")
+    (tmp_path / PAGE).write_text("old", encoding="utf-8")
+    rebuild(tmp_path)
+    assert (tmp_path / PAGE).read_text(encoding="utf-8") == page
+    assert (tmp_path / MARKDOWN).read_text(encoding="utf-8") == markdown
+    assert sorted(path.name for path in tmp_path.iterdir()) == [PAGE, EVIDENCE, MARKDOWN]
+
+
+def test_rebuild_says_what_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="there is no such folder; give a run folder"):
+        rebuild(tmp_path / "nowhere")
+    with pytest.raises(UsageError, match=r"is no run folder: it has no record\.json; give"):
+        rebuild(tmp_path)
+    (tmp_path / "record.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(UsageError, match=r"has no report\.json: .*; fit again"):
+        rebuild(tmp_path)
+    file = tmp_path / EVIDENCE
+    for text, message in (
+        ('{"format": 1, ', "is damaged .*; fit again"),
+        ("[]", "is of format None, this topwork shows 1; fit again"),
+        ('{"format": 99}', "is of format 99"),
+        ('{"format": 1}', "lacks what a report needs .KeyError: 'record'.; fit again"),
+    ):
+        file.write_text(text, encoding="utf-8")
+        with pytest.raises(DataError, match=message) as raised:
+            rebuild(tmp_path)
+        assert "\n" not in str(raised.value)
+    assert not (tmp_path / PAGE).exists()
+
+
+def test_evidence_from_strangers_cannot_reach_out(tmp_path: Path) -> None:
+    evidence = made_up()
+    evidence["worst"][0]["image"] = '" src="https://example.org/x.jpg'
+    evidence["record"]["why_not_timm"] = "<img src=x onerror=alert(1)>"
+    (tmp_path / EVIDENCE).write_text(json.dumps(evidence), encoding="utf-8")
+    rebuild(tmp_path)
+    page = Page((tmp_path / PAGE).read_text(encoding="utf-8"))
+    for tag, attributes in page.elements:
+        if tag == "img":
+            assert str(attributes["src"]).startswith("data:image/jpeg;base64,")
+            assert "onerror" not in attributes
+
+
+values = st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=8)
+
+
+@given(values)
+def test_linear_scales_hold_all_values(found: list[float]) -> None:
+    scale = linear(found, "{:g}".format)
+    slack = 1e-6 * (scale.high - scale.low)
+    assert scale.low - slack <= min(found)
+    assert max(found) <= scale.high + slack
+    places = [tick.place for tick in scale.ticks]
+    assert places == sorted(places)
+    assert 2 <= len(places) <= 8
+    for tick in scale.ticks:
+        assert scale.place(float(tick.label)) == pytest.approx(tick.place, abs=15)
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
+def test_scales_of_shares_stay_between_nothing_and_all(found: list[float]) -> None:
+    scale = linear(found, "{:g}".format, least=0, most=1)
+    assert scale.low >= 0
+    assert scale.high <= 1
+    assert scale.low < scale.high
+    assert all(0 <= scale.place(value) <= 1000 for value in found)
+
+
+@given(st.lists(st.floats(1e-9, 1e9), min_size=1, max_size=8))
+def test_logarithmic_scales_keep_the_order(found: list[float]) -> None:
+    scale = logarithmic(found, "{:g}".format)
+    places = [scale.place(value) for value in sorted(found)]
+    assert places == sorted(places)
+    assert len(scale.ticks) <= 20
+
+
+@pytest.mark.parametrize("count", [1, 2, 24, 25, 60, 300])
+def test_names_are_thinned_but_the_chosen_stay(count: int) -> None:
+    chosen = count // 3
+    scale = named([f"name {number}" for number in range(count)], [chosen])
+    labels = [tick.label for tick in scale.ticks]
+    assert f"name {chosen}" in labels
+    assert len(labels) <= 26
+    assert Scale(-0.5, count - 0.5).place(chosen) in [tick.place for tick in scale.ticks]
