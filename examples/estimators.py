@@ -17,10 +17,8 @@ from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from topwork import inspect
+from topwork import FrozenFeatures, TransferClassifier, inspect
 from topwork.data.decode import IMAGE_EXTENSIONS
-from topwork.estimators.classifier import TransferClassifier
-from topwork import FrozenFeatures
 
 
 def main(folder: str, backbone: str) -> None:

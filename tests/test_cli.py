@@ -16,7 +16,10 @@ import pytest
 
 from topwork import api
 
-COMMANDS = ("demo", "fit", "predict", "eval", "inspect", "zoo", "cache", "export")
+COMMANDS = (
+    *("demo", "fit", "profile", "advise", "report", "predict"),
+    *("eval", "inspect", "zoo", "cache", "export"),
+)
 
 
 def strict_json(text: str) -> dict:
@@ -71,13 +74,15 @@ def test_fit_prints_the_record_and_writes_the_run(fitted) -> None:
         "record.json",
         "split.csv",
         "predictions.csv",
+        "report.html",
+        "report.json",
+        "report.md",
         "model/config.json",
         "model/model.safetensors",
         "model/topwork.json",
     }
-    assert fitted.result.err == (
-        "plan auto means features for now: all kept layers are frozen, the head is solved for\n"
-    )
+    assert record["advice"] is None
+    assert fitted.result.err == ""
 
 
 def test_the_run_lists_every_image(fitted, pictures) -> None:
@@ -98,7 +103,9 @@ def test_the_runs_predictions_give_its_accuracy(fitted) -> None:
 
 def test_fit_for_people(topwork, pictures, backbone, fitted, tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("TOPWORK_CACHE", str(fitted.cache))
-    result = topwork("fit", pictures, "--backbone", backbone, "--out", tmp_path / "run")
+    result = topwork(
+        "fit", pictures, "--plan", "features", "--backbone", backbone, "--out", tmp_path / "run"
+    )
     assert result.code == 0
     accuracy = strict_json(fitted.result.out)["accuracy"]
     assert re.search(rf"^ accuracy +{accuracy:.3f} +0\.\d+ to [01]\.\d+ +24", result.out, re.M)
@@ -112,7 +119,9 @@ def test_a_second_fit_computes_nothing_and_gives_the_same_bytes(
 ) -> None:
     monkeypatch.setenv("TOPWORK_CACHE", str(fitted.cache))
     run = tmp_path / "made" / "here"
-    result = topwork("fit", pictures, "--backbone", backbone, "--out", run, "--json")
+    result = topwork(
+        "fit", pictures, "--plan", "features", "--backbone", backbone, "--out", run, "--json"
+    )
     first, second = strict_json(fitted.result.out), strict_json(result.out)
     assert second["cached_codes"]["computed"] == 0
     assert second["test"] == first["test"]
@@ -126,7 +135,9 @@ def test_a_zip_of_the_folder_gives_the_same_from_the_same_cache(
     monkeypatch.setenv("TOPWORK_CACHE", str(fitted.cache))
     packed = shutil.make_archive(str(tmp_path / "packed"), "zip", pictures)
     run = tmp_path / "run"
-    result = topwork("fit", packed, "--backbone", backbone, "--out", run, "--json")
+    result = topwork(
+        "fit", packed, "--plan", "features", "--backbone", backbone, "--out", run, "--json"
+    )
     first, second = strict_json(fitted.result.out), strict_json(result.out)
     assert second["cached_codes"]["computed"] == 0
     assert second["test"] == first["test"]
@@ -144,7 +155,17 @@ def test_images_that_are_new_are_the_only_ones_computed(
     picture.rename(picture.with_name("renamed.png"))
     (data / "train" / "square" / "new.png").write_bytes(changed_pixel(picture.with_name("01.png")))
     result = topwork(
-        "fit", data, "--backbone", backbone, "--out", tmp_path / "run", "--json", "--head", "ridge"
+        "fit",
+        data,
+        "--plan",
+        "features",
+        "--backbone",
+        backbone,
+        "--out",
+        tmp_path / "run",
+        "--json",
+        "--head",
+        "ridge",
     )
     assert strict_json(result.out)["cached_codes"]["computed"] == 1
 
@@ -170,7 +191,9 @@ def test_an_earlier_stage(fitted_lower) -> None:
 def test_a_broken_image_is_named_and_left_out(topwork, pictures, backbone, tmp_path) -> None:
     data = shutil.copytree(pictures, tmp_path / "data")
     (data / "test" / "disc" / "broken.png").write_bytes(b"no image")
-    result = topwork("fit", data, "--backbone", backbone, "--out", tmp_path / "run")
+    result = topwork(
+        "fit", data, "--plan", "features", "--backbone", backbone, "--out", tmp_path / "run"
+    )
     assert result.code == 0
     reason = "not an image, or its header is damaged"
     assert f"1 unreadable, left out: test/disc/broken.png: {reason}\n" in result.err
@@ -182,7 +205,9 @@ def test_a_broken_image_is_named_and_left_out(topwork, pictures, backbone, tmp_p
 def test_an_empty_run_folder_is_taken(topwork, pictures, backbone, fitted, tmp_path, monkeypatch):
     monkeypatch.setenv("TOPWORK_CACHE", str(fitted.cache))
     (tmp_path / "run").mkdir()
-    result = topwork("fit", pictures, "--backbone", backbone, "--out", tmp_path / "run")
+    result = topwork(
+        "fit", pictures, "--plan", "features", "--backbone", backbone, "--out", tmp_path / "run"
+    )
     assert result.code == 0
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
@@ -403,7 +428,16 @@ cli.main()
 
 @pytest.mark.skipif(sys.platform == "win32", reason="it has no SIGTERM to catch")
 def test_terminated_half_way(pictures, backbone, fitted, tmp_path) -> None:
-    command = ["fit", pictures, "--backbone", backbone, "--out", tmp_path / "run"]
+    command = [
+        "fit",
+        pictures,
+        "--plan",
+        "features",
+        "--backbone",
+        backbone,
+        "--out",
+        tmp_path / "run",
+    ]
     with subprocess.Popen(
         [sys.executable, "-c", STOPPED, *command],
         env={**os.environ, "TOPWORK_CACHE": str(fitted.cache)},
@@ -441,7 +475,7 @@ def test_a_run_folder_may_be_a_link_or_the_folder_one_is_in(
             (tmp_path / "real").rmdir()
         out = Path("link")
         out.symlink_to(tmp_path / "real")
-    result = topwork("fit", pictures, "--backbone", backbone, "--out", out)
+    result = topwork("fit", pictures, "--plan", "features", "--backbone", backbone, "--out", out)
     assert result.code == 0, result.err
     assert (tmp_path / "real" / "record.json").is_file()
 

@@ -133,8 +133,9 @@ def other_class() -> None:
     os.rename("data/disc", "data/circle")
 
 
-FIT = "fit pictures --backbone backbone --out run"
-FIT_DATA = "fit data --backbone backbone --out run"
+FIT = "fit pictures --plan features --backbone backbone --out run"
+FIT_AUTO = "fit pictures --backbone backbone --out run"
+FIT_DATA = "fit data --plan features --backbone backbone --out run"
 NOT_FITTED = "(for 30 epochs), which is not fitted yet; use --plan features"
 
 ROWS = {
@@ -156,7 +157,7 @@ ROWS = {
     ),
     "empty folder, run folder two deep": (
         empty_folder,
-        "fit data --backbone backbone --out two/deep",
+        "fit data --plan features --backbone backbone --out two/deep",
         "data: empty; put one sub-folder of images per class into it",
     ),
     "one class": (one_class, FIT_DATA, "data: only one class, 'disc'; give at least two classes"),
@@ -315,6 +316,27 @@ ROWS = {
         f"{FIT} --kept layer2 --reused layer3",
         "reused (layer3) lies above kept (layer2): layers that are dropped cannot be reused; give"
         " --reused layer2 or lower",
+    ),
+    "an epoch count for a plan that is found out": (
+        nothing,
+        f"{FIT_AUTO} --epochs 3",
+        "--epochs is found out with --plan auto; leave it out, or name a plan (features, warmup,"
+        " partial, finetune, scratch, or a file)",
+    ),
+    "an SVM for a plan that is found out": (
+        nothing,
+        f"{FIT_AUTO} --head svm",
+        "--head svm is for frozen features: give --plan features with it",
+    ),
+    "a time budget for a plan that is named": (
+        nothing,
+        f"{FIT} --time-budget 5m",
+        "--time-budget is for finding a plan; leave it out, or give --plan auto",
+    ),
+    "a time budget without a unit": (
+        nothing,
+        f"{FIT_AUTO} --time-budget 5",
+        "--time-budget '5' is no duration; write it like 90s, 5m or 2h",
     ),
     "frozen above reused": (
         nothing,

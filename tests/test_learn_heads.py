@@ -9,10 +9,13 @@ from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.svm import LinearSVC
 
+from topwork.data import loading
 from topwork.errors import DataError, UsageError
 from topwork.learn import principal
 from topwork.learn.heads import CLASS_KINDS, LinearHead, fit_head, fit_path, softmax
 from topwork.learn.lbfgs import minimize
+from topwork.learn.principal import principal_axes
+from topwork.learn.problems import extrapolated
 
 SHAPES = [(60, 12, 2), (60, 12, 4), (40, 150, 2), (40, 150, 4)]
 
@@ -132,9 +135,50 @@ def test_blocks_and_single_precision_change_nothing(kind, monkeypatch):
     codes, labels = draw(50, 10, 3)
     scores = fit_head(codes, labels, 3, kind=kind, strength=1e-3).scores(codes)
     monkeypatch.setattr(principal, "ROWS_AT_ONCE", 7)
-    monkeypatch.setattr(principal, "WIDE", 0)
+    monkeypatch.setattr(principal, "MANY", 0)
     again = fit_head(codes, labels, 3, kind=kind, strength=1e-3).scores(codes)
     np.testing.assert_allclose(again, scores, atol=2e-3)
+
+
+@pytest.mark.parametrize("kind", CLASS_KINDS)
+def test_number_of_cores_changes_no_bit(kind, monkeypatch):
+    codes, labels = draw(60, 10, 3)
+    monkeypatch.setattr(principal, "ROWS_AT_ONCE", 7)
+    monkeypatch.setattr(principal, "MANY", 0)
+    weights = []
+    for cores in (1, 3):
+        monkeypatch.setattr(loading, "workers", lambda cores=cores: cores)
+        weights.append(fit_head(codes, labels, 3, kind=kind, strength=1e-3).weight)
+    np.testing.assert_array_equal(*weights)
+
+
+@pytest.mark.parametrize(("n", "d"), [(60, 12), (40, 150)])
+def test_principal_axes_are_those_of_the_singular_value_decomposition(n, d, monkeypatch):
+    codes, _ = draw(n, d, 4)
+    z = standardized(codes)
+    axes = principal_axes(codes)
+    rank = min(n - 1, d)
+    singular = np.linalg.svd(z, compute_uv=False)[:rank]
+    np.testing.assert_allclose(np.sort(axes.variances)[::-1], singular**2 / n, rtol=1e-6)
+    coordinates = axes.coordinates(codes)
+    assert coordinates.shape == (n, rank + 1)
+    products = coordinates.T @ coordinates / n
+    np.testing.assert_allclose(products, np.diag([*axes.variances, 1]), atol=1e-9)
+    np.testing.assert_allclose(axes.rotated_back(coordinates[:, :-1].T).T, z, atol=1e-9)
+    np.testing.assert_allclose(axes.rotated(z.T).T, coordinates[:, :-1], atol=1e-9)
+    monkeypatch.setattr(principal, "MANY", 0)
+    many = axes.coordinates(codes)
+    assert many.dtype == np.float32
+    np.testing.assert_allclose(many, coordinates, atol=1e-5)
+
+
+def test_extrapolation_follows_a_parabola_and_goes_no_further_than_the_points_are_apart():
+    places = [0.0, -1.0, -3.0]
+    curve = {place: np.array([place**2 - place]) for place in places}
+    np.testing.assert_allclose(extrapolated(curve, -3.5), [3.5**2 + 3.5])
+    np.testing.assert_allclose(extrapolated(curve, -9.0), [4.0**2 + 4.0])
+    alone = {places[0]: np.array([5.0])}
+    np.testing.assert_array_equal(extrapolated(alone, -9.0), [5.0])
 
 
 @pytest.mark.parametrize("kind", CLASS_KINDS)

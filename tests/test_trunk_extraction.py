@@ -341,7 +341,7 @@ def test_the_facts_of_plain_codes_have_kept_their_names(tmp_path: Path) -> None:
         "runtime",
         "versions",
     ]
-    assert facts["format"] == 2
+    assert facts["format"] == 3
     assert (facts["view"], facts["cut"], facts["pool"]) == ("plain", "4", "avg")
     assert facts["dtype"] == "float32"
     assert list(facts["preprocessing"]) == ["size", "crop", "interpolation", "mean", "std"]

@@ -40,7 +40,7 @@ from topwork.plan import Augment, Plan
 from topwork.trunk import fingerprint
 from topwork.trunk.execution import Execution
 from topwork.trunk.extraction import Codes, Extractor, extract, facts_of, open_stores, prepare
-from topwork.trunk.fingerprint import digest_of_tensors, key_of
+from topwork.trunk.fingerprint import digest_of_digests, digests_of_tensors, key_of
 from topwork.trunk.runtimes.runtime import Runtime
 
 CPU = torch.device("cpu")
@@ -551,7 +551,8 @@ def test_digests_of_tensors_are_equal_only_for_equal_ones(one: dict, other: dict
         return sorted((name, array.shape, array.tobytes()) for name, array in arrays.items())
 
     def digest(tensors: dict) -> str:
-        return digest_of_tensors({name: torch.tensor(values) for name, values in tensors.items()})
+        found = {name: torch.tensor(values) for name, values in tensors.items()}
+        return digest_of_digests(digests_of_tensors(found))
 
     assert (digest(one) == digest(other)) == (content(one) == content(other))
 

@@ -51,7 +51,8 @@ def run_demo(
     draw_transfer(result, picture)
     write_json(out / "transfer.json", result.record())
     backbone = digits.save_source(out / "source.safetensors", seed)
-    record = fit(digits.target_images(seed), out / "run", backbone=backbone, seed=seed)
+    images = digits.target_images(seed)
+    record = fit(images, out / "run", plan="features", backbone=backbone, seed=seed)
     return {
         "finding": finding(result),
         "table": describe(result),

@@ -186,6 +186,11 @@ def _solutions(
         problem = logistic_problem(targets[:, present])
     else:
         own, classes = np.searchsorted(present, targets), len(present)
+        if kind == "softmax" and classes == 2:
+            # One decision v = w2 - w1: at the minimum ||w1||² + ||w2||² = ||v||² / 2.
+            problem = logistic_problem((own == 1)[:, None])
+            halves = [strength / 2 for strength in path]
+            return iterative_path(axes, codes, problem, halves, tolerance)
         if kind == "ridge":
             return ridge_path(axes, codes, signs_of(own, classes), path)
         make = softmax_problem if kind == "softmax" else squared_hinge_problem
@@ -250,7 +255,7 @@ def _head(
     """Rotate and scale weights [r + 1, m] back, and give every output its row."""
     if weights.shape[1] < len(present):
         weights = weights * [-0.5, 0.5]
-    rows = (axes.directions @ weights[:-1]).T * axes.scale
+    rows = axes.rotated_back(weights[:-1]).T * axes.scale
     weight = np.zeros((len(default), len(axes.mean)), dtype=np.float32)
     bias = default.copy()
     weight[present] = rows

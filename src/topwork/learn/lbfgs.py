@@ -50,10 +50,12 @@ def minimize(
     >>> minimize(bowl, np.zeros((2, 1)), separate=False, tolerance=1e-12).ravel().tolist()
     [1.0, -2.0]
     """
+    apart = separate and start.shape[1] > 1
 
     def inner(left: Array, right: Array) -> Array:
-        columns = np.einsum("ij,ij->j", left, right)
-        return columns if separate else columns.sum(keepdims=True)
+        if apart:
+            return np.einsum("ij,ij->j", left, right)
+        return np.array([np.vdot(left, right)])
 
     pairs: deque[tuple[Array, Array, Array]] = deque(maxlen=MEMORY)
     weights = start

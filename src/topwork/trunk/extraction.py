@@ -29,8 +29,9 @@ from topwork.trunk.building import Store, Work, build, missing
 from topwork.trunk.cache import cache_folder, open_store
 from topwork.trunk.execution import Execution
 from topwork.trunk.fingerprint import (
-    digest_of_code,
-    digest_of_tensors,
+    digest_of_digests,
+    digests_of_code,
+    digests_of_tensors,
     fingerprint,
     fingerprint_of_pixels,
     fixed_inputs,
@@ -100,17 +101,17 @@ class Extractor:
     @cached_property
     def weights(self) -> dict[int, str]:
         """The digest of the weights below each of the cuts, by the cut's number."""
-        return {
-            number: digest_of_tensors(self.trunk.state(number + 1))
-            for number in {output.number for output in self.outputs}
-        }
+        digests: dict[str, str] = {}
+        found = {}
+        for number, part in enumerate(self.trunk.segments):
+            digests |= digests_of_tensors(part.state_dict())
+            found[number] = digest_of_digests(digests)
+        return found
 
     @cached_property
     def code(self) -> dict[int, str]:
         """The digest of the code of blocks below each of the cuts, by the cut's number."""
-        return {
-            number: digest_of_code(self.trunk.segments[: number + 1]) for number in self.weights
-        }
+        return dict(enumerate(digests_of_code(self.trunk.segments)))
 
     @cached_property
     def opened(self) -> dict[str, Runner]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from math import prod
 from types import CodeType, FunctionType
 from typing import Any
@@ -28,7 +28,7 @@ from topwork.errors import ChainError
 from topwork.network.cut import Trunk
 from topwork.trunk.runtimes.runtime import Runtime
 
-FORMAT = 2
+FORMAT = 3
 """Of the cache; raise it when codes or their files change their meaning."""
 
 
@@ -115,19 +115,28 @@ def key_of(facts: dict[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def digest_of_tensors(tensors: Mapping[str, Tensor]) -> str:
-    """Return the SHA-256 of tensors: names, types, shapes and bytes."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        # Contiguous in the order of the dimensions: the same weights in another memory layout
-        # are the same weights.
+def digests_of_tensors(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """Return the SHA-256 of each tensor by its name: of type, shape and bytes.
+
+    The bytes are contiguous in the order of the dimensions: the same weights in another memory
+    layout are the same weights.
+    """
+    digests = {}
+    for name, tensor in tensors.items():
+        digest = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().data)
-    return digest.hexdigest()
+        digests[name] = digest.hexdigest()
+    return digests
 
 
-def digest_of_code(parts: Sequence[nn.Module]) -> str:
-    """Return the SHA-256 of what modules do that neither their tensors nor the calls tell.
+def digest_of_digests(digests: Mapping[str, str]) -> str:
+    """Return one SHA-256 of named ones, whatever their order."""
+    lines = [f"{name} {digest}\n" for name, digest in sorted(digests.items())]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def digests_of_code(parts: Sequence[nn.Module]) -> Iterator[str]:
+    """Yield after each part the SHA-256 of what all modules so far do beside tensors and calls.
 
     That is the code of their classes and their plain attributes. Classes of torch, torchvision and
     timm go by their versions, which are facts of their own.
@@ -141,7 +150,7 @@ def digest_of_code(parts: Sequence[nn.Module]) -> str:
             for kind in classes:
                 for method, value in sorted(vars(kind).items()):
                     digest.update(f"{kind.__qualname__}.{method} {facts_of(value)}\n".encode())
-    return digest.hexdigest()
+        yield digest.hexdigest()
 
 
 def is_foreign(kind: type) -> bool:
