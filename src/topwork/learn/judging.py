@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,6 +23,7 @@ from topwork.learn.heads import (
 from topwork.learn.label_metrics import evaluate_labels
 from topwork.learn.metrics import proportion
 from topwork.learn.number_metrics import evaluate_numbers
+from topwork.learn.principal import one_thread
 from topwork.learn.temperature import as_two_classes, fit_temperature, log_loss, log_losses
 from topwork.network.answers import answers
 
@@ -33,7 +33,6 @@ FOLDS = 5
 MOST_ROWS = 100_000  # rows over all folds that are evaluated: above this there are fewer folds
 MOST_HELD_OUT = 20_000  # rows in one fold: above this the folds are smaller
 CHOOSING = 1e-6  # tolerance of the fits that only choose; one that is kept is fitted to the end
-SMALL = 2**24  # numbers in the codes, below which one thread is as fast as many and never slower
 WORTH_A_NOTE = 0.01  # a best strength at the end of the path, better by this than its neighbor
 
 
@@ -164,7 +163,7 @@ def judge_divisions(
         seed: of intervals.
     """
     held_out = np.concatenate([judged for _, judged in divisions])
-    with threads_for(codes):
+    with one_thread():  # the heads share out large problems themselves
         parts = [
             _held_out_scores(codes, targets, outputs, kind, path, division)
             for division in divisions
@@ -263,19 +262,6 @@ def _strata(targets: Array, kind: str) -> Array:
     if kind in CLASS_KINDS:
         return targets
     return label_strata(targets) if kind == "sigmoid" else number_strata(targets)
-
-
-def threads_for(codes: Array) -> AbstractContextManager[Any]:
-    """Hold NumPy's matrix products to one thread while the problem is small.
-
-    Waiting for each other at the end of every small product costs threads more than they gain; on
-    a busy machine a probe took twenty times as long with two as with one.
-    """
-    if codes.size > SMALL:
-        return nullcontext()
-    from threadpoolctl import ThreadpoolController
-
-    return ThreadpoolController().select(internal_api="openblas").limit(limits=1)
 
 
 def _held_out_scores(

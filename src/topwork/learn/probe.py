@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from topwork.learn.heads import LinearHead, fit_head
-from topwork.learn.judging import StrengthResult, judge, threads_for
+from topwork.learn.judging import StrengthResult, judge
+from topwork.learn.principal import one_thread
 
 Array = np.ndarray
 
@@ -115,7 +116,7 @@ def probe(
         validation=validation,
         seed=seed,
     )
-    with threads_for(codes):
+    with one_thread():
         head = fit_head(codes, targets, outputs, kind=kind, strength=found.best.strength)
     return Probe(
         head=replace(head, temperature=found.best.temperature),
