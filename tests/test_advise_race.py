@@ -16,6 +16,7 @@ from topwork.advise import candidates as known
 from topwork.advise import race as race_module
 from topwork.advise import trials
 from topwork.advise.candidates import Candidate, candidates
+from topwork.advise.profile import make_profile
 from topwork.advise.race import Race, cheapest_of_the_best, race, winner
 from topwork.advise.textbook import SAYS, textbook
 from topwork.advise.trials import Division, Task, in_short, try_plan
@@ -24,7 +25,7 @@ from topwork.data.audit import audit
 from topwork.data.image_set import ImageSet
 from topwork.data.items import open_images
 from topwork.data.loading import untracked
-from topwork.errors import UsageError
+from topwork.errors import DataError, UsageError
 from topwork.plan import Plan
 from topwork.trunk.cache import cache_folder
 from topwork.trunk.execution import Execution
@@ -50,7 +51,7 @@ def measured(pictures: Path, backbone: Path, tmp_path_factory: pytest.TempPathFa
         (found,) = backbones_of(str(backbone), None)
         images = with_shuffled_labels(open_images(pictures))
         audited = audit(images)
-        execution = Execution(torch.device("cpu"), cache="off")
+        execution = Execution(torch.device("cpu"))
         base = base_plan(found, None, None, None)
         return measure(images, audited, found, base, execution, 0, untracked)
 
@@ -182,8 +183,9 @@ def test_the_cheapest_within_a_standard_error_of_the_best_is_taken():
     base = generator.gamma(1.0, 1.0, 200)
 
     def standing(name: str, cost: float, losses: Array) -> race_module.Standing:
-        candidate = Candidate(name, Plan("any"), "", "", cost)
-        return race_module.Standing(candidate, losses, np.full(200, np.nan))
+        found = race_module.standing_of(Candidate(name, Plan("any"), "", "", cost), 200)
+        found.losses = losses
+        return found
 
     noise = generator.normal(0, 0.5, 200)
     noise -= noise.mean()
@@ -192,6 +194,65 @@ def test_the_cheapest_within_a_standard_error_of_the_best_is_taken():
     far = standing("far", 1, base + noise + 3.0 * 0.5 / np.sqrt(200))
     groups = np.arange(200)
     assert cheapest_of_the_best([dear, near, far], groups) is near
+
+
+def test_a_trial_that_fails_drops_out_and_the_others_go_on(measured, monkeypatch):
+    def tries(task, plan, division, share):
+        if plan.phases[-1].frozen == "input":
+            raise DataError("1 groups cannot be divided into folds; two are needed at the least")
+        return scores_with(measured, division.judged, 0.5), 1.0
+
+    found = raced(measured, tries, monkeypatch)
+    failed = found.standings[known.ALL]
+    assert failed.state == "dropped"
+    assert "cannot be tried here: 1 groups" in failed.reason
+    assert failed not in found.survivors
+    assert found.standings[known.THIRD].state != "not tried"
+    assert winner(found) is not None
+
+
+def test_who_is_ahead_is_not_lost_for_want_of_time(measured, monkeypatch):
+    """All is too dear for a second round, a third is not; all was far ahead in the first."""
+    budget = iter([1e9, 1e9, 30.0, 30.0, 30.0, 30.0, 30.0, 30.0, 30.0])
+    monkeypatch.setattr(Race, "left", property(lambda race: next(budget, 0.0)))
+    codes = replace(measured.profile.codes, seconds_an_image=0.02)
+    slow = replace(measured, profile=replace(measured.profile, codes=codes))
+
+    def tries(task, plan, division, share):
+        tuned_all = plan.phases[-1].frozen == "input" and plan.reused is None
+        return scores_with(measured, division.judged, 0.99 if tuned_all else 0.8), 1.0
+
+    found = raced(slow, tries, monkeypatch, only=(known.TOP, known.THIRD, known.ALL))
+    best = winner(found)
+    assert best is not None
+    assert best.candidate.name == known.ALL
+
+
+def test_no_trial_is_begun_after_the_budget(measured, monkeypatch):
+    begun = []
+
+    def tries(task, plan, division, share):
+        begun.append(share)
+        time.sleep(0.2)
+        return scores_with(measured, division.judged, 0.5), 0.0
+
+    codes = replace(measured.profile.codes, seconds_an_image=1e-9)  # far too little
+    fast = replace(measured, profile=replace(measured.profile, codes=codes))
+    monkeypatch.setattr(race_module, "OVERHEAD", 1e-3)
+    found = raced(fast, tries, monkeypatch, budget=0.3)
+    assert len(begun) <= 2
+    late = [s for s in found.standings.values() if "--time-budget" in s.reason]
+    assert late
+
+
+@pytest.mark.parametrize("groups", [2, 3, 4])
+def test_few_groups_end_in_advice_all_the_same(groups, measured):
+    own = np.arange(48) % groups
+    task = replace(measured.task, groups=own)
+    profile = make_profile(measured.profile.loaded, task.targets, own, measured.profile.codes)
+    found = race(task, profile, candidates(profile, measured.base, [known.TOP, known.VIEWS]))
+    assert winner(found) is not None
+    assert all(standing.reason for standing in found.standings.values())
 
 
 def test_a_trial_is_remembered_and_a_damaged_record_is_not_believed(measured, monkeypatch, caplog):

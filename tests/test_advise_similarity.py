@@ -396,7 +396,9 @@ def test_images_of_one_group_count_together() -> None:
     by_row = np.argsort(best.rows)
     rises = (top.losses - best.losses)[by_row]
     sums = (rises - rises.mean()).reshape(-1, 2).sum(1)
-    expected = rises.mean() / (math.sqrt(sums @ sums) / COUNT)
+    pairs_seen = len(sums)
+    error = math.sqrt(pairs_seen / (pairs_seen - 1) * (sums @ sums)) / COUNT
+    expected = rises.mean() / error
     assert shape.fall.errors == pytest.approx(expected)
     right = [judged.right[by_row] for judged in (best, top)]
     assert shape.fall.accuracy is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 from contextlib import suppress
@@ -42,6 +43,8 @@ from topwork.report.record import (
     write_split,
 )
 from topwork.trunk.execution import Execution
+
+log = logging.getLogger("topwork")
 
 
 def make_plan(
@@ -212,7 +215,7 @@ def fit(
     automatic = plan == "auto"
     if time_budget is not None and not automatic:
         raise UsageError("--time-budget is for finding a plan; leave it out, or give --plan auto")
-    checkpoints: Checkpoints | None = Checkpoints(unfinished / "checkpoints")
+    checkpoints = Checkpoints(unfinished / "checkpoints")
     require_no_checkpoints(unfinished, resume, Path(asked_out))
     execution = Execution(choose_device(device), runtime, decoding, cache, verify)
     numbers = asked.head == "regression"
@@ -228,14 +231,14 @@ def fit(
     clock.lap("audit")
     advice = None
     if automatic:
-        finding = Finding(images, audited, backbone, asked, execution, seed)
-        advice = found_before(finding, unfinished) if resume else None
+        finding = Finding(images, audited, backbone, loaded.weights, asked, execution, seed)
+        advice = found_before(finding, unfinished, checkpoints) if resume else None
         advice = advice or find_plan(finding, unfinished, time_budget, track)
         loaded = load_backbone(backbone, Plan.from_dict(advice["recommended"]), seed)
         clock.lap("advice")
-    if not any(phase.epochs for phase in loaded.plan.phases):
-        checkpoints = None
-    fitted = fit_plan(loaded, images, audited, execution, seed, checkpoints, resume, track)
+    trains = any(phase.epochs for phase in loaded.plan.phases)
+    kept_in = checkpoints if trains else None
+    fitted = fit_plan(loaded, images, audited, execution, seed, kept_in, resume, track)
     clock.lap("fit")
 
     staged = unfinished / f"run-{os.getpid()}"
@@ -260,13 +263,17 @@ def fit(
         write_split(staged / "split.csv", images, audited)
         write_predictions(staged / "predictions.csv", images, tested, answers, targets)
         write_json(staged / RECORD, record)
-        evidence = evidence_of(record, loaded, images, audited, tested, answers, targets, decoding)
-        write_report(evidence, staged)
+        try:
+            evidence = evidence_of(
+                record, loaded, images, audited, tested, answers, targets, decoding
+            )
+            write_report(evidence, staged)
+        except Exception as error:  # a page that cannot be made must not cost the fit
+            log.warning("no report was written: %s: %s", type(error).__name__, error)
         if out.exists():
             out.rmdir()  # empty, as was checked
         staged.rename(out)
-        if checkpoints:
-            shutil.rmtree(checkpoints.folder, ignore_errors=True)
+        shutil.rmtree(checkpoints.folder, ignore_errors=True)
         (unfinished / ADVICE).unlink(missing_ok=True)
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
@@ -288,14 +295,23 @@ class Finding:
     images: ImageSet
     audited: Audit
     backbone: Backbone
+    weights: dict[str, str] | None
     base: Plan
     execution: Execution
     seed: int
 
     def identity(self) -> str:
         """Return what must be the same for advice to hold."""
-        digests = [str(self.audited.digests[index]) for index in self.audited.split.train]
-        facts = [self.base.to_dict(), self.backbone.spec.to_dict(), digests, self.seed]
+        learned = (*self.audited.split.train, *self.audited.split.val)
+        items = [self.images.items[index] for index in learned]
+        facts = [
+            self.base.to_dict(),
+            self.backbone.spec.to_dict(),
+            self.weights["sha256"] if self.weights else None,
+            [str(self.audited.digests[index]) for index in learned],
+            [[item.labels, item.group] for item in items],
+            [self.seed, self.execution.device.type, self.execution.decoding],
+        ]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
@@ -320,13 +336,26 @@ def find_plan(
     return found
 
 
-def found_before(finding: Finding, unfinished: Path) -> dict[str, Any] | None:
-    """Return the advice that an interrupted fit of the same began with; None if there is none."""
+def found_before(
+    finding: Finding, unfinished: Path, checkpoints: Checkpoints
+) -> dict[str, Any] | None:
+    """Return the advice that an interrupted fit of the same began with; None if there is none.
+
+    Raises:
+        UsageError: if training has begun by other advice, which must not be lost.
+    """
     try:
         kept = json.loads((unfinished / ADVICE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return kept["advice"] if kept["identity"] == finding.identity() else None
+        if kept["identity"] == finding.identity():
+            return kept["advice"]
+    except (OSError, ValueError, LookupError, TypeError):
+        pass
+    if checkpoints.files():
+        raise UsageError(
+            f"--resume: what was interrupted had other images, weights or options; give the same"
+            f" command again, or remove {unfinished} and begin anew"
+        )
+    return None
 
 
 def require_no_checkpoints(unfinished: Path, resume: bool, out: Path) -> None:

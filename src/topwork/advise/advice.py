@@ -10,11 +10,19 @@ from typing import Any
 import numpy as np
 
 from topwork.advise.candidates import Candidate, candidates
-from topwork.advise.comparison import paired_difference, standard_errors_above
+from topwork.advise.comparison import paired_difference
 from topwork.advise.distances import Distances
 from topwork.advise.norm_distances import batch_norm_distances, sample_pixels
-from topwork.advise.profile import Profile
-from topwork.advise.race import Race, Standing, finalists, race, winner
+from topwork.advise.profile import Profile, images_per_class
+from topwork.advise.race import (
+    Race,
+    Standing,
+    errors_ahead,
+    least_loss,
+    mean_of,
+    race,
+    winner,
+)
 from topwork.advise.similarity import Similarity, similarity_of
 from topwork.advise.size import Size, size_of
 from topwork.advise.source_card import card_distances, card_of
@@ -26,6 +34,9 @@ from topwork.learn.metrics import NORMAL_QUANTILE, proportion
 from topwork.plan import Plan
 
 Array = np.ndarray
+
+METRICS = {"classes": "accuracy", "labels": "label_accuracy", "numbers": "none"}
+"""What candidates' values are, by kind of targets: of numbers there is the loss alone."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +71,7 @@ class Advice:
             "recommended_name": self.recommended.name,
             "plan_in_words": plan.describe().splitlines(),
             "why": self.why(),
-            "metric": profile.best.best.out_of_fold["metric"],
+            "metric": METRICS[profile.targets.kind],
             "images": len(profile.targets.values),
             "folds": len(self.race.folds),
             "candidates": [self.row(standing) for standing in self.race.standings.values()],
@@ -78,7 +89,7 @@ class Advice:
             return self.why_trained(name)
         features = [s for s in known if not s.candidate.tried and s.state == "compared"]
         trials = sum(s.candidate.tried and s.state != "not tried" for s in known)
-        least = min(features, key=lambda standing: float(np.nanmean(standing.losses)))
+        least = least_loss(features)
         text = f"{name} has the least loss of {len(features)} plans on frozen features"
         if least.candidate.name != name:
             text = (
@@ -91,21 +102,20 @@ class Advice:
 
     def why_trained(self, name: str) -> str:
         """Say why a plan that was tried is recommended."""
-        last = finalists(self.race)
-        least = min(last, key=lambda standing: float(np.nanmean(standing.losses)))
-        text = f"{name} has the least loss of what was tried"
-        if least.candidate.name != name:
-            text = (
-                f"{name} is the cheapest that cannot be told apart from {least.candidate.name},"
-                " which has the least loss of what was tried"
+        groups, going = self.race.task.groups, self.race
+        own = going.standings[name]
+        if going.champion is None:
+            return (
+                f"{name} is the cheapest that cannot be told apart from the best of what was tried"
             )
-        raced = self.race.raced
-        if raced is None:
-            return text
-        ahead = standard_errors_above(
-            raced.losses, self.race.standings[name].losses, self.race.task.groups
+        furthest = max(going.survivors, key=lambda standing: mean_of(standing.gains()))
+        text = (
+            f"{name} is {errors_ahead(own, groups):.1f} standard errors of the loss better than"
+            f" {going.champion.candidate.name}, the best of the frozen features"
         )
-        return f"{text}; {ahead:.1f} standard errors better than {raced.candidate.name}"
+        if furthest is not own:
+            text += f"; {furthest.candidate.name} is dearer, and cannot be told apart from it"
+        return text
 
     def row(self, standing: Standing) -> dict[str, Any]:
         """Return what is known of a candidate, as plain data."""
@@ -128,14 +138,15 @@ class Advice:
 
     def difference(self, standing: Standing) -> dict[str, Any] | None:
         """Return how much more accurate a candidate is than the champion, on the same images."""
-        champion = self.race.raced if standing.candidate.tried else self.race.champion
-        if champion is None or standing.candidate.name == champion.candidate.name:
+        champion = self.race.champion
+        if champion is None or standing is champion:
             return None
-        rows = np.flatnonzero(np.isfinite(standing.right) & np.isfinite(champion.right))
+        other = standing.champion_right if standing.candidate.tried else champion.right
+        rows = np.flatnonzero(np.isfinite(standing.right) & np.isfinite(other))
         if not len(rows):
             return None
         groups = self.race.task.groups[rows]
-        return paired_difference(standing.right[rows], champion.right[rows], groups).record()
+        return paired_difference(standing.right[rows], other[rows], groups).record()
 
 
 def figures(standing: Standing) -> dict[str, Any]:
@@ -208,8 +219,8 @@ def advise_on(
 
 def size_of_profile(profile: Profile) -> Size:
     """Return how much data there is, for what is to be learned."""
-    classes = len(profile.targets.names) if profile.targets.kind == "classes" else 1
-    return size_of(profile.curve, len(profile.targets.values) / classes)
+    unit = "images per class" if profile.targets.kind == "classes" else "images"
+    return size_of(profile.curve, images_per_class(profile.targets), unit)
 
 
 def distances_of(task: Task, profile: Profile) -> Distances | None:
@@ -228,4 +239,4 @@ def distances_of(task: Task, profile: Profile) -> Distances | None:
         return None
     preprocessing = loaded.backbone.preprocessing
     pixels = sample_pixels(task.images, task.indices, preprocessing)
-    return batch_norm_distances(loaded.chain, pixels, preprocessing)
+    return batch_norm_distances(loaded.chain, pixels, preprocessing, loaded.plan.reused)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from topwork.advise.profile import DepthResult, Profile
+from topwork.advise.profile import DepthResult, Profile, images_per_class
 from topwork.errors import UsageError, did_you_mean
 from topwork.named_plans import named_plan
 from topwork.network.chain import CutPoint
@@ -45,6 +45,9 @@ ENOUGH_TO_REPLACE = 100
 
 ENOUGH_FOR_SCRATCH = 500
 """Likewise, of a whole network."""
+
+MORE_FOR = {"labels": 10, "numbers": 10}
+"""Labels and numbers have no classes; so many times as many images are asked for in all."""
 
 SEVERAL_DEPTHS = 3
 
@@ -105,14 +108,17 @@ def candidates(profile: Profile, base: Plan, only: Sequence[str] = ()) -> tuple[
             raise UsageError(f"no candidate is named {name!r}{hint}")
     found = [*of_features(profile, base), *of_training(profile, base)]
     wanted = [candidate for candidate in found if not only or candidate.name in only]
-    return tuple(sorted(wanted, key=lambda candidate: candidate.cost))
+    by_plan: dict[Plan, Candidate] = {}  # on a short network several names mean the same plan
+    for candidate in sorted(wanted, key=lambda candidate: candidate.cost):
+        by_plan.setdefault(candidate.plan, candidate)
+    return tuple(by_plan.values())
 
 
 def of_features(profile: Profile, base: Plan) -> list[Candidate]:
     """Return the candidates that train no layer of the network.
 
     Those on the profile's own codes cost the same, one pass. Of equals the first is taken: several
-    depths lose little where one would do and gain more where one would not (docs/regret.md).
+    depths lose little where one would do and gain more where one would not (docs/log.md).
     """
     top, best, several = profile.top, profile.best, several_depths(profile)
     at_best = features(base, best)
@@ -179,7 +185,7 @@ def of_training(profile: Profile, base: Plan) -> list[Candidate]:
     chain = profile.loaded.chain
     top, best = profile.top, profile.best
     head = next(iter(top.judged))
-    per_class = profile.curve.points[-1].images_per_class
+    per_class = images_per_class(profile.targets) / MORE_FOR.get(profile.targets.kind, 1)
     third, two_thirds = lowest_frozen(profile, 2 / 3), lowest_frozen(profile, 1 / 3)
 
     def tuned(kept: DepthResult, frozen: CutPoint) -> Plan:
@@ -249,7 +255,7 @@ def too_few(per_class: float, enough: float, what: str) -> str | None:
     """Say that there are too few images for something, or nothing."""
     if per_class >= enough:
         return None
-    return f"{per_class:.0f} images per class are too few {what} ({enough} at the least)"
+    return f"{per_class:.0f} images for each class are too few {what} ({enough} at the least)"
 
 
 def warm(base: Plan, depth: DepthResult) -> Plan:

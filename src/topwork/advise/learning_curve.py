@@ -11,6 +11,7 @@ import numpy as np
 from topwork.learn.bootstrap import drawn
 from topwork.learn.folds import stratified_folds
 from topwork.learn.judging import Judged, folds_of, judge_divisions
+from topwork.learn.metrics import wilson
 from topwork.learn.targets import Targets
 
 Array = np.ndarray
@@ -111,6 +112,8 @@ def learning_curve(
 def nested_parts(targets: Targets, fold: Array, groups: Array, seed: int) -> list[Array]:
     """Return the rows outside a fold in growing parts, each with the ones before it; last all."""
     learned = np.delete(np.arange(len(targets.values)), fold)
+    if len(np.unique(groups[learned])) < 2:
+        return [learned]
     parts = stratified_folds(targets.strata()[learned], groups[learned], PARTS, seed)
     return [np.sort(learned[np.concatenate(parts[:count])]) for count in range(1, len(parts) + 1)]
 
@@ -137,4 +140,6 @@ def forecast(points: Sequence[Point], seed: int) -> tuple[float, float, float]:
     slopes = -(np.log2(errors) @ centered) / (centered @ centered)
     gains = errors[:, -1] * (1 - 2.0 ** -np.clip(slopes, 0, 1))
     low, high = np.quantile(gains[1:], [0.025, 0.975])
+    if not wrong[-1].any():  # resamples of no error hold none: half of what may be wrong yet
+        high = max(high, wilson(0, n)[1] / 2)
     return float(gains[0]), float(min(low, gains[0])), float(max(high, gains[0]))

@@ -232,6 +232,12 @@ def make_profile(
     return Profile(loaded, targets, groups, codes, tuple(depths), curve, seed, seconds)
 
 
+def images_per_class(targets: Targets) -> float:
+    """Return how many images there are for each class; of labels and numbers, all images."""
+    classes = len(targets.names) if targets.kind == "classes" else 1
+    return len(targets.values) / classes
+
+
 def head_to_use(judged: dict[str, Judged], groups: Array) -> str:
     """Return the kind of head to use: the first, unless another is told apart as better."""
     first, *others = judged

@@ -3,7 +3,8 @@
 Candidates that need no trial are judged by the codes of the profile, out of fold. The best of them
 is the champion. The others race against it: each learns from some folds and is judged by the rest,
 in few epochs at first. Who is clearly behind drops out, at the least half of them; the others go on
-with more epochs and other folds (Jamieson & Talwalkar 2016).
+with more epochs and other folds (Jamieson & Talwalkar 2016). In each round the champion learns
+anew, from the same images as the others.
 """
 
 from __future__ import annotations
@@ -12,16 +13,22 @@ import logging
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from topwork.advise.candidates import ONE_PASS, Candidate
-from topwork.advise.comparison import ONE_STANDARD_ERROR, standard_errors_above
+from topwork.advise.comparison import (
+    ONE_STANDARD_ERROR,
+    standard_error,
+    standard_errors_above,
+)
 from topwork.advise.profile import Profile
 from topwork.advise.trials import Division, Task, try_plan
 from topwork.data.loading import Track, untracked
+from topwork.errors import TopworkError
 from topwork.learn.folds import stratified_folds
+from topwork.learn.heads import CLASS_KINDS, NEVER
 from topwork.learn.judging import (
     folds_of,
     judge,
@@ -50,7 +57,7 @@ SHARE = 0.25
 LEAST_BUDGET, MOST_BUDGET = 10.0, 120.0  # seconds, by default
 OVERHEAD = 1.0  # seconds of a trial, whatever it trains
 FIRST_RUNG = 0.7  # of what is left of the budget, so that something is left for the others
-MOST_JUDGED = 2000  # rows that judge a trial
+MOST_JUDGED = 2000  # rows that judge a trial, about
 FEWEST_STEPS = 80  # of the optimizer: in fewer a network in training only becomes worse
 FEWEST_LEARNED = 256  # rows that a trial is cut down to, at the least; more classes need more
 FEWEST_OF_A_CLASS = 5
@@ -64,8 +71,11 @@ class Standing:
     Attributes:
         candidate: who.
         losses: [n] of each row at the candidate's temperature; NaN where it was not judged. Of
-            candidates that race, in the race.
+            candidates that race these are the rows of the last round that they took part in.
         right: [n] how right each row is; NaN likewise; all NaN for numbers.
+        champion_losses: [n] those of the champion on the same rows, having learned from the same
+            rows; NaN for candidates that do not race.
+        champion_right: [n] likewise.
         state: "not tried", "dropped" or "compared".
         reason: why it is in that state.
         seconds: that it took so far.
@@ -76,17 +86,36 @@ class Standing:
     candidate: Candidate
     losses: Array
     right: Array
+    champion_losses: Array
+    champion_right: Array
     state: str = "not tried"
     reason: str = ""
     seconds: float = 0.0
     seconds_to_fit: float = 0.0
     strength: float = 0.0
 
-    def note(self, rows: Array, losses: Array, right: Array | None) -> None:
-        """Note how it did on some rows; what was known of them before is replaced."""
-        self.losses[rows] = losses
-        if right is not None:
-            self.right[rows] = right
+    def gains(self) -> Array:
+        """Return by how much the champion's losses lie above its own, [n]; NaN where unknown."""
+        return self.champion_losses - self.losses
+
+
+def standing_of(candidate: Candidate, n: int) -> Standing:
+    """Return a standing that knows nothing yet.
+
+    Args:
+        candidate: who.
+        n: rows of the task.
+    """
+    nothing = [np.full(n, np.nan) for _ in range(4)]
+    return Standing(candidate, nothing[0], nothing[1], nothing[2], nothing[3])
+
+
+def noted(n: int, rows: Array, values: Array | None) -> Array:
+    """Return values at some of n rows, NaN elsewhere."""
+    found = np.full(n, np.nan)
+    if values is not None:
+        found[rows] = values
+    return found
 
 
 @dataclass(eq=False)
@@ -100,8 +129,8 @@ class Race:
         budget: seconds from ``started``.
         started: when, by `time.perf_counter`.
         standings: by name of the candidate.
-        champion: of the candidates that are judged by the profile's codes.
-        raced: how the champion did on the rows of the race, having learned from the same rows.
+        champion: the best of the candidates that are judged by the profile's codes.
+        survivors: who raced and did not drop out.
         expected: seconds that trials were expected to take, to correct further ones by.
         taken: seconds that they took.
     """
@@ -113,10 +142,14 @@ class Race:
     started: float
     standings: dict[str, Standing]
     champion: Standing | None = None
-    raced: Standing | None = None
+    survivors: list[Standing] = field(default_factory=list)
     expected: float = 0.0
     taken: float = 0.0
-    survivors: list[Standing] = field(default_factory=list)
+
+    @property
+    def n(self) -> int:
+        """The rows of the task."""
+        return len(self.task.targets.values)
 
     @property
     def left(self) -> float:
@@ -140,7 +173,7 @@ def race(
     candidates: Sequence[Candidate],
     *,
     time_budget: float | None = None,
-    started: float,
+    started: float | None = None,
     track: Track = untracked,
 ) -> Race:
     """Compare candidates as far as a time budget allows.
@@ -149,23 +182,23 @@ def race(
         task: what is to be learned.
         profile: of the same images.
         candidates: the cheapest first.
-        time_budget: seconds since ``started`` after which no trial is begun; by default a quarter
-            of what fitting all of the candidates once is expected to take, 10 s at the least and
-            two minutes at the most.
-        started: when all this began, by `time.perf_counter`.
+        time_budget: seconds since ``started`` after which no trial is begun; by default, and from
+            now, a quarter of what fitting all of the candidates once is expected to take, 10 s at
+            the least and two minutes at the most.
+        started: when all this began, by `time.perf_counter`; by default now.
         track: shows progress.
     """
-    n = len(task.targets.values)
+    now = time.perf_counter()
     standings = {
-        candidate.name: Standing(candidate, np.full(n, np.nan), np.full(n, np.nan))
-        for candidate in candidates
+        candidate.name: standing_of(candidate, len(task.targets.values)) for candidate in candidates
     }
-    found = folds_of(
+    folds = folds_of(
         task.targets.values, task.targets.outputs, profile.top.head, task.groups, None, task.seed
-    )
-    going = Race(task, profile, found[1], 0.0, started, standings)
+    )[1]
+    since = now if started is None or time_budget is None else started
+    going = Race(task, profile, folds, 0.0, since, standings)
     for standing in standings.values():
-        standing.seconds_to_fit = going.seconds(standing.candidate.cost, n) + OVERHEAD
+        standing.seconds_to_fit = going.seconds(standing.candidate.cost, going.n) + OVERHEAD
     fitting_all = sum(s.seconds_to_fit for s in standings.values() if not s.candidate.hopeless)
     by_default = min(MOST_BUDGET, max(LEAST_BUDGET, SHARE * fitting_all))
     going.budget = by_default if time_budget is None else time_budget
@@ -194,7 +227,8 @@ def judge_features(race: Race) -> None:
                 groups=groups,
                 seed=race.task.seed,
             )
-        standing.note(judged.rows, judged.losses, judged.right)
+        standing.losses = noted(race.n, judged.rows, judged.losses)
+        standing.right = noted(race.n, judged.rows, judged.right)
         standing.strength = judged.best.strength
         standing.state, standing.reason = "compared", "judged out of fold by cached codes"
         standing.seconds = time.perf_counter() - start
@@ -210,47 +244,71 @@ def run_rungs(race: Race, track: Track) -> None:
         if standing.candidate.hopeless:
             standing.reason = standing.candidate.hopeless
         elif standing.candidate.tried:
+            standing.reason = "there are too few images to learn from some and judge by others"
             going.append(standing)
-    n = len(race.task.targets.values)
-    if race.champion:
-        race.raced = replace(race.champion, losses=np.full(n, np.nan), right=np.full(n, np.nan))
     for number, (share, folds) in enumerate(RUNGS):
-        division, going = affordable(race, going, share, folds, first=number == 0)
+        division, runners = affordable(race, going, share, folds, first=number == 0)
         if division is None:
             break
-        for standing in track(going, f"trying candidates, {share:.0%} of the epochs"):
-            run_trial(race, standing, division, share)
-        if race.raced:
-            rerun(race, race.raced, division)
-        race.survivors = survivors_of(race, going)
-        if decided(race, race.survivors):
+        waiting = [s for s in race.survivors if s not in runners]
+        ran = run_rung(race, runners, division, share, track)
+        race.survivors = [*waiting, *survivors_of(race, ran)]
+        if decided(race):
             break
         going = [*race.survivors, *worth_a_try_now(race)]
 
 
+def run_rung(
+    race: Race, runners: Sequence[Standing], division: Division, share: float, track: Track
+) -> list[Standing]:
+    """Try candidates on a division, and the champion again; return those that were tried."""
+    champion = None
+    if race.champion:
+        try:
+            champion = learned_anew(race, race.champion, division)
+        except TopworkError as error:
+            for standing in runners:
+                standing.reason = f"nothing to compare it with: {error}"
+            return []
+    ran = []
+    for standing in track(runners, f"trying candidates, {share:.0%} of the epochs"):
+        if race.left <= 0:
+            leave_out(race, standing, share, len(division.learned))
+            continue
+        try:
+            run_trial(race, standing, division, share)
+        except TopworkError as error:
+            standing.state, standing.reason = "dropped", f"cannot be tried here: {error}"
+            continue
+        if champion:
+            standing.champion_losses, standing.champion_right = champion
+        ran.append(standing)
+    return ran
+
+
 def affordable(
-    race: Race, going: list[Standing], share: float, folds: Sequence[int], *, first: bool
+    race: Race, going: Sequence[Standing], share: float, folds: Sequence[int], *, first: bool
 ) -> tuple[Division | None, list[Standing]]:
     """Return the division of a rung and who takes part: all, if fewer images make it affordable.
 
     The most expensive stay away, until those left can learn from a few rows of each class.
     """
-    judged = np.sort(np.concatenate([race.folds[fold % len(race.folds)] for fold in set(folds)]))
-    learned = np.delete(np.arange(len(race.task.targets.values)), judged)
-    if not len(learned):  # a single fold, say
-        return None, going
+    judging = sorted({fold % len(race.folds) for fold in folds})
+    judging = judging[: max(1, len(race.folds) - 1)]  # of two folds one must be left to learn from
+    judged = np.sort(np.concatenate([race.folds[fold] for fold in judging]))
+    learned = np.delete(np.arange(race.n), judged)
     outputs = max(2, race.task.targets.outputs)
     least = min(len(learned), max(FEWEST_LEARNED, FEWEST_OF_A_CLASS * outputs))
     allowed = race.left * (FIRST_RUNG if first else 1.0)
-    going = sorted(going, key=lambda standing: standing.candidate.cost)
-    while going:
+    runners = sorted(going, key=lambda standing: standing.candidate.cost)
+    while runners and len(learned):
         for tenths in range(TENTHS, 0, -1):
             count = tenths * len(learned) // TENTHS
-            wanted = sum(race.seconds_of_trial(s.candidate, share, count) for s in going)
+            wanted = sum(race.seconds_of_trial(s.candidate, share, count) for s in runners)
             if count >= least and wanted <= allowed:
                 rows = some_of(race, learned, tenths / TENTHS)
-                return Division(rows, some_of(race, judged, MOST_JUDGED / len(judged))), going
-        leave_out(race, going.pop(), share, least)
+                return Division(rows, some_of(race, judged, MOST_JUDGED / len(judged))), runners
+        leave_out(race, runners.pop(), share, least)
     return None, []
 
 
@@ -267,11 +325,14 @@ def leave_out(race: Race, standing: Standing, share: float, images: int) -> None
 
 
 def some_of(race: Race, rows: Array, share: float) -> Array:
-    """Return a share of some rows, in whole tenths, spread evenly over the classes."""
+    """Return about a share of some rows, spread evenly over the classes, groups left whole."""
     if share >= 1:
         return rows
     strata, groups = race.task.targets.strata()[rows], race.task.groups[rows]
-    parts = stratified_folds(strata, groups, TENTHS, race.task.seed)
+    wanted = max(TENTHS, math.ceil(1 / share))
+    if len(np.unique(groups)) < wanted:
+        return rows
+    parts = stratified_folds(strata, groups, wanted, race.task.seed)
     count = max(1, math.floor(share * len(parts)))
     return np.sort(rows[np.concatenate(parts[:count])])
 
@@ -283,12 +344,13 @@ def run_trial(race: Race, standing: Standing, division: Division, share: float) 
     expected = race.seconds(trial_cost(candidate, share), len(division.learned))
     scores, seconds = try_plan(race.task, candidate.plan, division, share)
     wanted, kind = targets.values[division.judged], candidate.plan.head
-    temperature = temperature_of(kind, scores, wanted)
-    standing.note(
-        division.judged,
-        losses_of_rows(kind, scores, wanted, temperature),
-        right_of_rows(kind, scores, wanted),
-    )
+    if kind in CLASS_KINDS:  # what no row told about has no part in the comparison, as in a probe
+        unseen = np.setdiff1d(np.arange(targets.outputs), targets.values[division.learned])
+        scores = scores.copy()
+        scores[:, unseen] = NEVER
+    losses = losses_of_rows(kind, scores, wanted, temperature_of(kind, scores, wanted))
+    standing.losses = noted(race.n, division.judged, losses)
+    standing.right = noted(race.n, division.judged, right_of_rows(kind, scores, wanted))
     standing.seconds += seconds
     if candidate.tunes:  # the others' time is mostly overhead
         race.expected += expected
@@ -301,50 +363,48 @@ def run_trial(race: Race, standing: Standing, division: Division, share: float) 
     )
 
 
-def rerun(race: Race, raced: Standing, division: Division) -> None:
-    """Judge the champion on a rung's rows, having learned from the same rows as the others."""
-    candidate, targets = raced.candidate, race.task.targets
+def learned_anew(race: Race, champion: Standing, division: Division) -> tuple[Array, Array]:
+    """Return losses and right [n] of the champion after it learned from a division's rows."""
+    candidate, targets = champion.candidate, race.task.targets
     judged = judge_divisions(
         codes_of(race.profile, candidate),
         targets.values,
         targets.outputs,
         [(division.learned, division.judged)],
         kind=candidate.plan.head,
-        path=[raced.strength],
+        path=[champion.strength],
         seed=race.task.seed,
     )
-    raced.note(judged.rows, judged.losses, judged.right)
+    return (
+        noted(race.n, judged.rows, judged.losses),
+        noted(race.n, judged.rows, judged.right),
+    )
 
 
-def survivors_of(race: Race, going: list[Standing]) -> list[Standing]:
-    """Drop who is clearly behind, and at the least half of those that race; return the others."""
-    groups = race.task.groups
-    everyone = [*going, *([race.raced] if race.raced else [])]
-    leader = min(everyone, key=lambda standing: float(np.nanmean(standing.losses)))
-    behind = {
-        standing.candidate.name: standard_errors_above(standing.losses, leader.losses, groups)
-        for standing in going
-    }
-    kept = sorted(going, key=lambda standing: behind[standing.candidate.name])
+def survivors_of(race: Race, ran: Sequence[Standing]) -> list[Standing]:
+    """Drop who is clearly behind, and at the least half of those that ran; return the others."""
+    if not ran:
+        return []
+    groups, leader = race.task.groups, least_loss(ran)
+    ahead, name = leader.losses, leader.candidate.name
+    if race.champion and mean_of(leader.gains()) < 0:
+        ahead, name = leader.champion_losses, race.champion.candidate.name
+    behind = {s.candidate.name: standard_errors_above(s.losses, ahead, groups) for s in ran}
+    kept = sorted(ran, key=lambda standing: behind[standing.candidate.name])
     kept = kept[: max(1, math.ceil(len(kept) / 2))]
     kept = [standing for standing in kept if behind[standing.candidate.name] <= FAR_BEHIND]
-    for standing in going:
+    for standing in ran:
         if standing not in kept:
             standing.state = "dropped"
-            standing.reason += (
-                f"; dropped, {behind[standing.candidate.name]:.1f} standard errors behind"
-                f" {leader.candidate.name}"
-            )
+            errors = behind[standing.candidate.name]
+            standing.reason += f"; dropped, {errors:.1f} standard errors behind {name}"
     return kept
 
 
 def worth_a_try_now(race: Race) -> list[Standing]:
     """Return those that there was no time for, if training has turned out to help."""
     tuned = [standing for standing in race.survivors if standing.candidate.tunes]
-    groups = race.task.groups
-    if not race.raced or all(
-        standard_errors_above(standing.losses, race.raced.losses, groups) > 0 for standing in tuned
-    ):
+    if not any(mean_of(standing.gains()) > 0 for standing in tuned):
         return []
     return [
         standing
@@ -355,34 +415,55 @@ def worth_a_try_now(race: Race) -> list[Standing]:
     ]
 
 
-def decided(race: Race, going: list[Standing]) -> bool:
+def decided(race: Race) -> bool:
     """Say whether more trials would change nothing: one is left, and clearly ahead."""
-    if not race.raced or len(going) != 1:
-        return not going
-    ahead = standard_errors_above(race.raced.losses, going[0].losses, race.task.groups)
-    return ahead > CLEARLY
+    if not race.champion or len(race.survivors) != 1:
+        return not race.survivors
+    return errors_ahead(race.survivors[0], race.task.groups) > CLEARLY
 
 
-def finalists(race: Race) -> list[Standing]:
-    """Return who may be recommended: the champion and who survived, judged by the same rows."""
-    if not race.survivors:
-        return [race.champion] if race.champion else []
-    return [*([race.raced] if race.raced else []), *race.survivors]
+def errors_ahead(standing: Standing, groups: Array) -> float:
+    """Return how far a candidate is ahead of the champion, in standard errors of the loss."""
+    return standard_errors_above(standing.champion_losses, standing.losses, groups)
 
 
 def winner(race: Race) -> Standing | None:
-    """Return the cheapest of those that cannot be told apart from the best; None if none is."""
-    last = finalists(race)
-    if not last:
-        return None
-    found = cheapest_of_the_best(last, race.task.groups)
-    return race.standings[found.candidate.name]
+    """Return who is recommended; None if nobody was judged.
+
+    The champion, unless candidates that raced are ahead of it by more than a standard error: then
+    the cheapest of these that cannot be told apart from the one that is furthest ahead.
+    """
+    groups, champion = race.task.groups, race.champion
+    if champion is None:
+        return cheapest_of_the_best(race.survivors, groups) if race.survivors else None
+    ahead = [s for s in race.survivors if errors_ahead(s, groups) > ONE_STANDARD_ERROR]
+    if not ahead:
+        return champion
+    best = max(ahead, key=lambda standing: mean_of(standing.gains()))
+    equal = [s for s in ahead if errors_behind(s, best, groups) <= ONE_STANDARD_ERROR]
+    return min(equal, key=lambda standing: standing.candidate.cost)
+
+
+def errors_behind(standing: Standing, best: Standing, groups: Array) -> float:
+    """Return how far one candidate is behind another, in standard errors of the loss.
+
+    On the same rows, if both were judged by them; else by what each gains over the champion.
+    """
+    if (np.isfinite(standing.losses) & np.isfinite(best.losses)).any():
+        return standard_errors_above(standing.losses, best.losses, groups)
+    gains, others = standing.gains(), best.gains()
+    error = math.hypot(
+        *(standard_error(g[np.isfinite(g)], groups[np.isfinite(g)]) for g in (gains, others))
+    )
+    return (mean_of(others) - mean_of(gains)) / error if error > 0 else 0.0
 
 
 def cheapest_of_the_best(standings: Sequence[Standing], groups: Array) -> Standing:
-    """Return the cheapest whose losses lie within a standard error of the least."""
-    common = np.all([np.isfinite(standing.losses) for standing in standings], axis=0)
-    best = min(standings, key=lambda standing: float(standing.losses[common].mean()))
+    """Return the cheapest whose losses lie within a standard error of the least.
+
+    All must have been judged by some of the same rows. Of equal cost the first is taken.
+    """
+    best = least_loss(standings)
     return min(
         (
             standing
@@ -391,6 +472,23 @@ def cheapest_of_the_best(standings: Sequence[Standing], groups: Array) -> Standi
         ),
         key=lambda standing: standing.candidate.cost,
     )
+
+
+def least_loss(standings: Sequence[Standing]) -> Standing:
+    """Return who has the least loss on the rows that all were judged by, or else on its own."""
+    common = np.all([np.isfinite(standing.losses) for standing in standings], axis=0)
+    rows = common if common.any() else slice(None)
+    return min(standings, key=lambda standing: mean_of(standing.losses[rows]))
+
+
+def mean_of(values: Array) -> float:
+    """Return the mean of the values that are known; NaN if none is.
+
+    >>> mean_of(np.array([1.0, np.nan, 2.0]))
+    1.5
+    """
+    known = values[np.isfinite(values)]
+    return float(known.mean()) if len(known) else math.nan
 
 
 def codes_of(profile: Profile, candidate: Candidate) -> Array:

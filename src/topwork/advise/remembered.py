@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -31,12 +32,13 @@ def recall(key: str) -> tuple[Array, float] | None:
     try:
         found = load(file.read_bytes())
         scores, seconds, digest = (found[name] for name in ("scores", "seconds", "digest"))
-        os.utime(file)  # the cache drops what was not used for longest
     except (OSError, SafetensorError, KeyError):
         return None
     if digest.tobytes() != digest_of(scores, seconds):
         log.warning("%s is damaged; what it told is tried again", file)
         return None
+    with suppress(OSError):
+        os.utime(file)  # the cache drops what was not used for longest
     return scores, float(seconds[0])
 
 

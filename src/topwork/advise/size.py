@@ -13,6 +13,9 @@ POINT = 0.01
 HALF_A_POINT = 0.005
 """Where they are expected to add less than this, there are many."""
 
+AT_MOST = 0.02
+"""Unless they may, for what can be told, add more than this."""
+
 
 @dataclass(frozen=True)
 class Size:
@@ -44,7 +47,7 @@ class Size:
         }
 
 
-def size_of(curve: LearningCurve, images_per_class: float) -> Size:
+def size_of(curve: LearningCurve, images_per_class: float, unit: str = "images per class") -> Size:
     """Say whether there are few or many images.
 
     "small" where twice the images are expected to add more than a point of accuracy, and the
@@ -54,17 +57,18 @@ def size_of(curve: LearningCurve, images_per_class: float) -> Size:
     Args:
         curve: of a probe at the best depth.
         images_per_class: how many there are.
+        unit: what they are called, where there are no classes.
     """
     value, low, high = curve.doubling, curve.low, curve.high
     forecast = (
         f"twice as many are expected to add {points(value)} ({points(low)} to {points(high)})"
     )
-    here = f"{images_per_class:.0f} images per class"
+    here = f"{images_per_class:.0f} {unit}"
     if len(curve.points) < 2:
         verdict, why = "cannot tell", f"{here} are too few to see what fewer would do"
     elif value > POINT and low > 0:
         verdict, why = "small", f"with {here}, {forecast}"
-    elif value < HALF_A_POINT:
+    elif value < HALF_A_POINT and high <= AT_MOST:
         verdict, why = "large", f"with {here}, {forecast}"
     else:
         verdict, why = "cannot tell", f"with {here}, {forecast}: neither much nor nothing"

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from importlib.metadata import version
 
 import numpy as np
+import torch
 
 from topwork.advise.remembered import recall, remember
 from topwork.data.audit import Audit
@@ -29,6 +30,11 @@ Array = np.ndarray
 log = logging.getLogger("topwork")
 
 FEWEST_EPOCHS = 2
+
+FORMAT = 1
+"""Of trials; raise it when the same plan comes to train otherwise."""
+
+PACKAGES = ("topwork", "torch", "torchvision", "timm", "numpy", "pillow", "scikit-learn")
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +89,8 @@ def try_plan(task: Task, plan: Plan, division: Division, share: float = 1.0) -> 
     """
     shortened = in_short(plan, share)
     key = key_of_trial(task, shortened, division)
-    remembered = recall(key)
+    keep = task.execution.cache != "off"
+    remembered = recall(key) if keep else None
     if remembered is not None:
         return remembered
     start = time.perf_counter()
@@ -96,7 +103,8 @@ def try_plan(task: Task, plan: Plan, division: Division, share: float = 1.0) -> 
         fitted = fit_plan(loaded, task.images, audit, task.execution, task.seed)
         scores = fitted.scores(judged).cpu().numpy().astype(np.float32)
     seconds = time.perf_counter() - start
-    remember(key, scores, seconds)
+    if keep:
+        remember(key, scores, seconds)
     return scores, seconds
 
 
@@ -120,7 +128,7 @@ def in_short(plan: Plan, share: float) -> Plan:
 def quietly() -> Iterator[None]:
     """Keep what fits say of themselves to warnings: there are many, and each is short."""
     level = log.level
-    log.setLevel(logging.WARNING)
+    log.setLevel(max(level, logging.WARNING))
     try:
         yield
     finally:
@@ -142,7 +150,11 @@ def key_of_trial(task: Task, plan: Plan, division: Division) -> str:
         "judged": division.judged.tolist(),
         "seed": task.seed,
         "device": task.execution.device.type,
+        "runtime": task.execution.runtime,
         "decoding": task.execution.decoding,
-        "versions": {name: version(name) for name in ("topwork", "torch", "timm", "numpy")},
+        "cache": task.execution.cache,
+        "threads": torch.get_num_threads(),
+        "versions": {name: version(name) for name in PACKAGES},
+        "format": FORMAT,
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

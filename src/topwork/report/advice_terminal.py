@@ -8,14 +8,19 @@ from typing import Any, Literal
 from rich.markup import escape
 from rich.table import Table
 
-from topwork.report.terminal import METRICS, decimal, figure, note, number, out_console
-from topwork.report.words import counted, difference, seconds
+from topwork.report.terminal import decimal, figure, note, number, out_console
+from topwork.report.words import (
+    counted,
+    difference,
+    gain_in_words,
+    metric_name,
+    seconds,
+    sentence,
+)
 
 CHOSEN = ">"
 LEFT: Literal["left"] = "left"
 RIGHT: Literal["right"] = "right"
-VALUES = {"accuracy": "accuracy", "mean_average_precision": "right labels"}
-"""What the figures of candidates are, by the metric; of numbers there is a loss only."""
 
 
 def print_profile(result: dict[str, Any]) -> None:
@@ -36,7 +41,7 @@ def print_profile(result: dict[str, Any]) -> None:
 
 def print_depths(profile: dict[str, Any]) -> None:
     """Print how well probes do at each depth of a network, and what that says about the data."""
-    metric = metric_of(profile)
+    metric = metric_name(profile["metric"])
     size = "x".join(map(str, profile["input_size"]))
     print(
         f"{profile['backbone']} at {size} pixels: {images_of(profile)}; {metric} of linear probes,"
@@ -44,7 +49,7 @@ def print_depths(profile: dict[str, Any]) -> None:
     )
     out_console.print(table_of_depths(profile, metric))
     print("* ends a stage. Parameters and multiply-adds: of all layers below.")
-    print(gain_in_words(profile))
+    print(f"{CHOSEN} {gain_in_words(profile)}")
     for what in ("similarity", "size"):
         if profile.get(what):
             print(f"{what}: {profile[what]['verdict']}. {sentence(profile[what]['why'])}")
@@ -90,23 +95,11 @@ def table_with(left: Sequence[str], right: Sequence[str], last: Sequence[str] = 
     return table
 
 
-def gain_in_words(profile: dict[str, Any]) -> str:
-    """Say where the loss is least, and what that is worth against the top."""
-    best, top, gain = profile["best"], profile["top"], profile["gain"]
-    if best == top:
-        return f"{CHOSEN} least loss: {best}, the top"
-    text = f"{CHOSEN} least loss: {best}"
-    if gain is None:
-        return f"{text}; the top is {top}"
-    apart = "" if gain["told_apart"] else ", not to be told apart from none"
-    return f"{text}; gain over the top, {top}: {difference('accuracy', gain)}{apart}"
-
-
 def print_learning_curve(profile: dict[str, Any]) -> None:
     """Print how the best depth does with fewer labels."""
     curve = profile["learning_curve"]
     labels = "labels per class" if profile["metric"] == "accuracy" else "labeled images"
-    table = Table(labels, metric_of(profile), "95 % interval", box=None)
+    table = Table(labels, metric_name(profile["metric"]), "95 % interval", box=None)
     for point in curve["points"]:
         table.add_row(decimal(point["images_per_class"]), *figure(point))
     print(f"with fewer labels, at {curve['depth']}, {curve['head']} head:")
@@ -151,7 +144,7 @@ def print_advice(advice: dict[str, Any]) -> None:
     out_console.print(table_of_candidates(advice))
     if advice["compared_with"]:
         print(f"Difference: from {advice['compared_with']}, on the same images.")
-    print(gain_in_words(profile).replace(CHOSEN, "profile:", 1))
+    print(f"profile: {gain_in_words(profile)}")
     for what in ("similarity", "size"):
         if profile.get(what):
             print(f"{what}: {profile[what]['verdict']}. {sentence(profile[what]['why'])}")
@@ -165,8 +158,9 @@ def print_advice(advice: dict[str, Any]) -> None:
 
 def table_of_candidates(advice: dict[str, Any]) -> Table:
     """Return a row for each plan, cheapest first as they were tried."""
-    value = VALUES.get(advice["metric"], "value")
-    titles = ("", "plan", value, "95 % interval", "loss", "difference")
+    metric = advice["metric"]
+    value = "value" if metric == "none" else metric_name(metric)  # of numbers there is the loss
+    titles = ("", "plan", value, "95 % interval", "loss", "images", "difference")
     table = table_with(titles, ("tried in", "to fit"), ("",))
     for row in advice["candidates"]:
         table.add_row(
@@ -174,6 +168,7 @@ def table_of_candidates(advice: dict[str, Any]) -> Table:
             escape(row["name"]),
             *figure(row),
             known(row["loss"]),
+            str(row["n"] or "-"),
             difference_in_words(row["difference"]),
             seconds(row["seconds"]) if row["seconds"] else "-",
             seconds(row["seconds_to_fit"]),
@@ -209,11 +204,6 @@ def images_of(profile: dict[str, Any]) -> str:
     return f"{text} of {classes}, the most frequent {decimal(profile['majority'])}"
 
 
-def metric_of(result: dict[str, Any]) -> str:
-    """Return what people call the metric of a profile or an advice."""
-    return METRICS.get(result["metric"], result["metric"])
-
-
 def known(value: float | None) -> str:
     """Write a number; "-" where it is not known.
 
@@ -221,12 +211,3 @@ def known(value: float | None) -> str:
     ('-1.50', '-')
     """
     return "-" if value is None else decimal(value)
-
-
-def sentence(text: str) -> str:
-    """Begin with a capital letter and end with a full stop.
-
-    >>> sentence("it is so")
-    'It is so.'
-    """
-    return f"{text[:1].upper()}{text[1:].rstrip('.')}."

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import io
 import math
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from topwork.data.files import write_atomically
 from topwork.report.profile_words import (
-    SHARES,
     Profile,
     best_of,
     factor_of,
     head_of,
-    said,
     short_name,
     sign_of,
     words_on_labels,
 )
-from topwork.report.terminal import METRICS
+from topwork.report.words import SHARES, UNIT, amount, metric_name, percent
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -45,9 +46,13 @@ def draw_profile(profiles: Sequence[Profile], path: str | Path) -> None:
     Args:
         profiles: of one data set, as `topwork.api.profile` gives them; the colors follow their
             order.
-        path: a file to write, ``.png`` or ``.svg``.
+        path: a file to write, ``.png`` or ``.svg``; it is there whole or not at all.
+
+    Raises:
+        OSError: if it cannot be written.
     """
     from matplotlib.figure import Figure
+    from matplotlib.text import Text
 
     names = _names(profiles)
     foot = 0.6 + (LETTER * max(map(len, names)) if _upright(profiles) else 0.06)
@@ -72,8 +77,14 @@ def draw_profile(profiles: Sequence[Profile], path: str | Path) -> None:
         _clear(panel)
     side.tick_params(labelleft=False)
     _write_head(figure, profiles, lines, height)
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)  # type: ignore[attr-defined]  # dollars in names are no formula
     suffix = Path(path).suffix[1:].lower()
-    figure.savefig(path, format=suffix, metadata={"Date": None} if suffix == "svg" else None)
+    drawn = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph")  # names in scripts that no font has
+        figure.savefig(drawn, format=suffix, metadata={"Date": None} if suffix == "svg" else None)
+    write_atomically(Path(path), drawn.getvalue())
 
 
 def _draw_one(panel: Axes, profile: Profile, width: float) -> None:
@@ -114,7 +125,7 @@ def _mark(panel: Axes, profile: Profile, best: int, width: float) -> None:
     for place in marked:
         ends = sorted(depths[place]["interval"], key=sign_of(metric).__mul__)
         panel.annotate(
-            said(metric, depths[place]["value"]),
+            amount(metric, depths[place]["value"]),
             (place, factor_of(metric) * ends[1]),
             xytext=(0, 5),
             textcoords="offset points",
@@ -212,7 +223,7 @@ def _set_range(panels: Sequence[Axes], profiles: Sequence[Profile]) -> None:
     low, high = _range(profiles)
     margin = MARGIN * (high - low)
     bottom, top = low - margin, high + margin
-    if metric in SHARES:
+    if metric in UNIT:
         bottom, top = max(bottom, 0.0), min(top, 1.0)
     ends = (bottom, top) if sign_of(metric) > 0 else (top, bottom)
     panels[0].set_ylim(*(factor_of(metric) * end for end in ends))
@@ -262,10 +273,10 @@ def _write_head(
     )
     if first["majority"] is not None:
         dashed = "dashed: " if first["majority"] >= _range(profiles)[0] else ""
-        measured += f"; {dashed}the most frequent class, {said('accuracy', first['majority'])}"
+        measured += f"; {dashed}the most frequent class, {percent(first['majority'])}"
     down += (0.06 + HEADLINE * len(lines)) / height
     figure.text(left, 1 - down, measured, va="top", size=9.5, color=FAINT)
-    metric = METRICS.get(first["metric"], first["metric"])
+    metric = metric_name(first["metric"])
     less = "" if sign_of(first["metric"]) > 0 else "; less is better"
     unit = ", %" if first["metric"] in SHARES else ""
     main, side = figure.axes

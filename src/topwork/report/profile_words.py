@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from topwork.report.terminal import decimal
+from topwork.report.words import SHARES, amount
 
 Profile = dict[str, Any]
 
-SHARES = ("accuracy", "mean_average_precision")  # shown in percent
 LONGEST = 86  # letters in a line of the headline
 
 
@@ -26,7 +25,7 @@ def headline(profile: Profile) -> str:
     values = {depth["name"]: depth["value"] for depth in profile["depths"]}
     best, top, metric = profile["best"], profile["top"], profile["metric"]
     similarity = profile.get("similarity") or {}
-    value, at_top = said(metric, values[best]), said(metric, values[top])
+    value, at_top = amount(metric, values[best]), amount(metric, values[top])
     gain = profile["gain"] or {"told_apart": False}
     if similarity.get("transfers") is False:
         return f"Nothing transfers: even at its best depth, {best}, the network gives {value}"
@@ -38,7 +37,8 @@ def headline(profile: Profile) -> str:
         found += f" {best} ({value}; {at_top} at the top)"
     else:
         points, side = 100 * gain["value"], "above" if gain["value"] > 0 else "below"
-        found += f" {best} ({value}), {abs(points):.1f} points {side} the top"
+        what = "" if metric == "accuracy" else " of right labels"
+        found += f" {best} ({value}), {abs(points):.1f} points{what} {side} the top"
     meaning = {
         "similar": "the data is like what the network was pretrained on",
         "different": "the data is unlike what the network was pretrained on",
@@ -51,20 +51,11 @@ def headline_of_several(profiles: Sequence[Profile]) -> str:
     ranked = sorted(profiles, key=lambda profile: best_of(profile)["loss"])
     first, *others = [
         f"{short_name(profile)} at {profile['best']}"
-        f" ({said(profile['metric'], best_of(profile)['value'])})"
+        f" ({amount(profile['metric'], best_of(profile)['value'])})"
         for profile in ranked
     ]
     behind = f", then {others[0]}" + (f" and {len(others) - 1} more" if others[1:] else "")
     return f"Best of {len(profiles)}: {first}{behind}"
-
-
-def said(metric: str, value: float) -> str:
-    """Write a value of a metric.
-
-    >>> said("accuracy", 0.9707), said("mean_absolute_error", 3.14159)
-    ('97.1 %', '3.14')
-    """
-    return f"{100 * value:.1f} %" if metric in SHARES else decimal(value)
 
 
 def head_of(profiles: Sequence[Profile]) -> list[str]:

@@ -59,35 +59,66 @@ def top(scale: Scale, value: float) -> float:
 
 def linear(
     values: Sequence[float],
-    words: Callable[[float], str],
     *,
     least: float = -math.inf,
     most: float = math.inf,
+    factor: float = 1.0,
+    unit: str = "",
 ) -> Scale:
     """Return a scale that begins and ends at round numbers and holds all values.
 
     Args:
         values: at least one.
-        words: from a number to its label.
         least: below it nothing lies.
         most: above it nothing lies.
+        factor: that labels show values multiplied by.
+        unit: that follows each label.
 
-    >>> scale = linear([0.52, 0.97], "{:g}".format, most=1)
+    >>> scale = linear([0.52, 0.97], most=1)
     >>> scale.low, scale.high, [tick.label for tick in scale.ticks]
-    (0.5, 1.0, ['0.5', '0.6', '0.7', '0.8', '0.9', '1'])
+    (0.5, 1.0, ['0.5', '0.6', '0.7', '0.8', '0.9', '1.0'])
     """
     low, high = min(values), max(values)
+    if low == high == least:  # nothing lies below, so there is no room but above
+        high = most if math.isfinite(most) and most > low else low + 1.0
     size = max(abs(low), abs(high), TINY)
     span = high - low if high - low > 1e-6 * size else size
-    unit = 10.0 ** math.floor(math.log10(span / TICKS))
-    step = unit * next(size for size in STEPS if size * unit >= span / TICKS * 0.999)
+    power = 10.0 ** math.floor(math.log10(span / TICKS))
+    step = power * next(size for size in STEPS if size * power >= span / TICKS * 0.999)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     first, last = (first, last) if last > first else (first - 1, last + 1)
     low, high = max(first * step, least), min(last * step, most)
     marks = [round(number * step, 12) for number in range(first, last + 1)]
-    bare = Scale(low, high)
-    ticks = [Tick(bare.place(mark), words(mark)) for mark in marks if least <= mark <= most]
+    bare, write = Scale(low, high), by_step(factor * step)
+    ticks = [
+        Tick(bare.place(mark), f"{write(factor * mark)}{unit}")
+        for mark in marks
+        if least <= mark <= most
+    ]
     return Scale(low, high, tuple(ticks))
+
+
+def by_step(step: float) -> Callable[[float], str]:
+    """Return what writes the numbers of a scale: no digits that are the same at every tick.
+
+    >>> [by_step(0.25)(value) for value in (0.5, 0.75)], by_step(200_000)(1_200_000)
+    (['0.50', '0.75'], '1,200,000')
+    >>> by_step(1e-7)(3e-7), by_step(2e9)(4e9)
+    ('3e-07', '4e+09')
+    """
+    if not 1e-6 < step < 1e9:
+        return "{:g}".format
+    decimals = next(digits for digits in range(9) if is_whole(step * 10**digits))
+    return f"{{:,.{decimals}f}}".format
+
+
+def is_whole(value: float) -> bool:
+    """Say whether a number is an integer, but for rounding.
+
+    >>> is_whole(2.5), is_whole(0.1 * 30)
+    (False, True)
+    """
+    return abs(value - round(value)) < 1e-6 * max(1.0, abs(value)) and round(value) != 0
 
 
 def of_shares(points: Sequence[Point]) -> Scale:
@@ -96,12 +127,12 @@ def of_shares(points: Sequence[Point]) -> Scale:
     >>> [tick.label for tick in of_shares([(0, 0.9, (0.8, 0.95)), (1, 1.0, None)]).ticks]
     ['80 %', '85 %', '90 %', '95 %', '100 %']
     """
-    return linear(heights(points), lambda share: f"{100 * share:g} %", least=0, most=1)
+    return linear(heights(points), least=0, most=1, factor=100, unit=" %")
 
 
 def of_numbers(points: Sequence[Point]) -> Scale:
     """Return a scale for the heights of points and their intervals."""
-    return linear(heights(points), "{:g}".format)
+    return linear(heights(points))
 
 
 def heights(points: Sequence[Point]) -> list[float]:

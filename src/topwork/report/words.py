@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from topwork.report.terminal import decimal
+from topwork.report.terminal import METRICS, decimal
 
 SHARES = (
     "accuracy",
@@ -15,7 +15,10 @@ SHARES = (
     "recall",
     "precision",
 )
+"""Metrics that are shown in percent."""
 
+UNIT = (*SHARES, "mean_average_precision", "roc_auc", "average_precision", "calibration_error")
+"""Metrics from 0 to 1."""
 
 MINUS = "\N{MINUS SIGN}"
 
@@ -114,12 +117,37 @@ def listed(names: list[str], most: int = 3) -> str:
     return " and ".join(part for part in (", ".join(names[:-1]), *names[-1:]) if part)
 
 
+def sentence(text: str) -> str:
+    """Begin with a capital letter and end with a full stop.
+
+    >>> sentence("few images"), sentence("Few images.")
+    ('Few images.', 'Few images.')
+    """
+    return f"{text[:1].upper()}{text[1:].rstrip('.')}."
+
+
+def gain_in_words(profile: dict[str, Any]) -> str:
+    """Say at which depth the loss of a profile is least, and what that is worth against the top.
+
+    >>> gain_in_words({"metric": "accuracy", "best": "norm", "top": "norm", "gain": None})
+    'least loss: norm, the top'
+    """
+    best, top, gain = profile["best"], profile["top"], profile["gain"]
+    if best == top:
+        return f"least loss: {best}, the top"
+    if gain is None:
+        return f"least loss: {best}; the top is {top}"
+    what = "" if profile["metric"] == "accuracy" else " of right labels"
+    apart = "" if gain["told_apart"] else ", not to be told apart from none"
+    return (
+        f"least loss: {best}; gain over the top, {top}: {difference('accuracy', gain)}{what}{apart}"
+    )
+
+
 def metric_name(metric: str) -> str:
     """Return what people call a metric.
 
     >>> metric_name("mean_absolute_error")
     'mean absolute error'
     """
-    from topwork.report.terminal import METRICS
-
     return METRICS.get(metric, metric.replace("_", " "))
