@@ -151,7 +151,8 @@ def advise(
     print_advice(result)
     print(f"plan: {plan}")
     with_weights = chosen_options(weights=weights)
-    print(f"next: topwork fit {shlex.quote(str(data))} --plan {plan}{with_weights} --out RUN")
+    path = shlex.quote(str(plan))
+    print(f"next: topwork fit {shlex.quote(str(data))} --plan {path}{with_weights} --out RUN")
 
 
 def report(

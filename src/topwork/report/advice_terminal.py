@@ -27,7 +27,7 @@ def print_profile(result: dict[str, Any]) -> None:
     """Print the profile of one network, or of several and how they rank.
 
     Args:
-        result: as `topwork.api.profile` returns it.
+        result: as `topwork.advising.profile` returns it.
     """
     if "profiles" not in result:
         print_depths(result)
@@ -134,7 +134,7 @@ def print_advice(advice: dict[str, Any]) -> None:
     """Print the plans that were compared, and what is recommended.
 
     Args:
-        advice: as `topwork.api.advise` returns it.
+        advice: as `topwork.advising.advise` returns it.
     """
     profile = advice["profile"]
     if advice.get("ranking"):

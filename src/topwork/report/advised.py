@@ -24,7 +24,7 @@ def advised(advice: dict[str, Any]) -> dict[str, Any]:
     """Return what is said of an advice: words, tables and charts.
 
     Args:
-        advice: as `topwork.api.advise` returns it.
+        advice: as `topwork.advising.advise` returns it.
     """
     profile = advice["profile"]
     return {

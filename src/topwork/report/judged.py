@@ -139,7 +139,7 @@ def numbers(test: dict[str, Any], scattered: list[dict[str, Any]]) -> dict[str, 
 def scatter(found: dict[str, Any]) -> dict[str, Any]:
     """Return the chart of true against predicted numbers, and a sentence on the errors."""
     ends = [value for pair in found["points"] for value in pair]
-    scale = linear(ends, lambda value: f"{value:g}")
+    scale = linear(ends)
     points = [(true, said, None) for true, said in found["points"]]
 
     def words(number: int) -> str:
@@ -170,8 +170,8 @@ def calibrated(bins: list[dict[str, Any]], test: dict[str, Any]) -> dict[str, An
         return None
     of_labels = "per_label" in test
     total = sum(found["n"] for found in bins)
-    x = linear([bins[0]["low"], 1.0], lambda share: f"{100 * share:g} %", least=0, most=1)
-    y = linear([0.0, 1.0], lambda share: f"{100 * share:g} %", least=0, most=1)
+    x = linear([bins[0]["low"], 1.0], least=0, most=1, factor=100, unit=" %")
+    y = linear([0.0, 1.0], least=0, most=1, factor=100, unit=" %")
     points = [(found["probability"], found["value"], found["interval"]) for found in bins]
 
     def words(number: int) -> str:

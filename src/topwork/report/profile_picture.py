@@ -44,7 +44,7 @@ def draw_profile(profiles: Sequence[Profile], path: str | Path) -> None:
     numbers.
 
     Args:
-        profiles: of one data set, as `topwork.api.profile` gives them; the colors follow their
+        profiles: of one data set, as `topwork.advising.profile` gives them; the colors follow their
             order.
         path: a file to write, ``.png`` or ``.svg``; it is there whole or not at all.
 

@@ -89,7 +89,8 @@ def linear(
     first, last = (first, last) if last > first else (first - 1, last + 1)
     low, high = max(first * step, least), min(last * step, most)
     marks = [round(number * step, 12) for number in range(first, last + 1)]
-    bare, write = Scale(low, high), by_step(factor * step)
+    bare = Scale(low, high)
+    write = by_step(factor * step, factor * max(map(abs, marks)))
     ticks = [
         Tick(bare.place(mark), f"{write(factor * mark)}{unit}")
         for mark in marks
@@ -98,27 +99,43 @@ def linear(
     return Scale(low, high, tuple(ticks))
 
 
-def by_step(step: float) -> Callable[[float], str]:
-    """Return what writes the numbers of a scale: no digits that are the same at every tick.
+def by_step(step: float, size: float) -> Callable[[float], str]:
+    """Return what writes the numbers of a scale, with as many digits as tell them apart.
 
-    >>> [by_step(0.25)(value) for value in (0.5, 0.75)], by_step(200_000)(1_200_000)
-    (['0.50', '0.75'], '1,200,000')
-    >>> by_step(1e-7)(3e-7), by_step(2e9)(4e9)
-    ('3e-07', '4e+09')
+    Args:
+        step: from one number to the next.
+        size: the largest number, without its sign.
+
+    >>> write = by_step(0.25, 1.0)
+    >>> write(0.5), write(0.75), by_step(500, 12_000)(12_000)
+    ('0.50', '0.75', '12,000')
+    >>> by_step(2000, 1_234_567_000)(1_234_567_000), by_step(1e-6, 3e-6)(3e-6)
+    ('1.234567e+09', '3e-06')
     """
-    if not 1e-6 < step < 1e9:
-        return "{:g}".format
-    decimals = next(digits for digits in range(9) if is_whole(step * 10**digits))
-    return f"{{:,.{decimals}f}}".format
+    digits = 0 if whole(step, -floor_log(step)) else 1  # steps are 1, 2, 2.5 or 5 of some power
+    decimals = max(0, digits - floor_log(step))
+    if step >= 1e-4 and size < 1e6:
+        return f"{{:,.{decimals}f}}".format
+    return f"{{:.{max(1, floor_log(size) - floor_log(step) + 1 + digits)}g}}".format
 
 
-def is_whole(value: float) -> bool:
-    """Say whether a number is an integer, but for rounding.
+def floor_log(value: float) -> int:
+    """Return the place of a positive number's first digit: 0 for units, -1 for tenths.
 
-    >>> is_whole(2.5), is_whole(0.1 * 30)
-    (False, True)
+    >>> floor_log(250.0), floor_log(0.1)
+    (2, -1)
     """
-    return abs(value - round(value)) < 1e-6 * max(1.0, abs(value)) and round(value) != 0
+    return math.floor(math.log10(value) + 1e-9)
+
+
+def whole(value: float, places: int) -> bool:
+    """Say whether a number has no digits beyond some decimals, but for rounding.
+
+    >>> whole(0.1 * 3, 1), whole(0.25, 1)
+    (True, False)
+    """
+    scaled = value * 10.0**places
+    return abs(scaled - round(scaled)) < 1e-6
 
 
 def of_shares(points: Sequence[Point]) -> Scale:

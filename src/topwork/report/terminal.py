@@ -52,12 +52,16 @@ def print_fit(record: dict[str, Any]) -> None:
         note(line)
     for line in record["notes"]:
         note(line)
+    if advice := record["advice"]:
+        tried = sum(row["state"] != "not tried" for row in advice["candidates"])
+        print(f"plan found in {advice['seconds']:.1f} s, comparing {tried}: {advice['why']}")
     print("\n".join(record["plan_in_words"]))
     for number, phase in enumerate(record["phases"], 1):
         print_phase(phase, number)
     print_metrics(record["test"])
     print(f"{record['seconds']:.1f} s; {trunk_use(record['cached_codes'])}")
     print(f"run folder: {record['run']}")
+    print(f"report: {record['run']}/report.html")
     print(f"next: topwork predict {record['run']} IMAGE...")
 
 

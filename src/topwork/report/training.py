@@ -20,14 +20,15 @@ CURVES = (
 def phases(record: dict[str, Any]) -> list[dict[str, Any]]:
     """Return what became of each phase, with its charts."""
     found = []
+    shares = record["metric"] != "mean_absolute_error"  # of answers that are right
     for number, phase in enumerate(record["phases"], 1):
         name = "At last" if phase.get("at_last") else f"Phase {number}"
         if "probe" in phase:
             found.append({"name": name, **solved(phase)})
         elif phase.get("gradual"):
-            found.append({"name": name, **unfrozen(phase)})
+            found.append({"name": name, **unfrozen(phase, shares=shares)})
         else:
-            found.append({"name": name, **trained(phase)})
+            found.append({"name": name, **trained(phase, shares=shares)})
     return found
 
 
@@ -64,8 +65,13 @@ def solved(phase: dict[str, Any]) -> dict[str, Any]:
     return {"words": words, "charts": [chart], "caption": ""}
 
 
-def trained(phase: dict[str, Any]) -> dict[str, Any]:
-    """Return how a phase was trained."""
+def trained(phase: dict[str, Any], *, shares: bool) -> dict[str, Any]:
+    """Return how a phase was trained.
+
+    Args:
+        phase: its record.
+        shares: whether answers can be right, as those of numbers cannot.
+    """
     best = phase["best"]
     text = (
         f"{counted(len(phase['epochs']), 'epoch')} on {counted(phase['images'], 'image')}"
@@ -81,7 +87,7 @@ def trained(phase: dict[str, Any]) -> dict[str, Any]:
     if phase["stopped"]:
         text += f" Stopped: {phase['stopped']}."
     marks = [(best["epoch"], "best" if phase["improved"] else "before")] if best else []
-    charts = by_epoch(phase["epochs"], phase["start"], marks)
+    charts = by_epoch(phase["epochs"], phase["start"], marks, shares=shares)
     return {"words": text, "charts": charts, "caption": CURVES}
 
 
@@ -91,13 +97,22 @@ def scored(best: dict[str, Any]) -> str:
     return f"loss {best['loss']:.3f}" if accuracy is None else f"{percent(accuracy)} right"
 
 
-def unfrozen(phase: dict[str, Any]) -> dict[str, Any]:
-    """Return how layers were unfrozen step by step: held-out results by depth, then the epochs."""
+def unfrozen(phase: dict[str, Any], *, shares: bool) -> dict[str, Any]:
+    """Return how layers were unfrozen step by step: held-out results by depth, then the epochs.
+
+    Args:
+        phase: its record.
+        shares: as in `trained`.
+    """
     steps = [{"frozen": "before", "interval": None, **phase["start"]}, *phase["curve"]]
     names = [step["frozen"] for step in steps]
     chosen = names.index(phase["chosen"] or "before")
     kept = f"frozen up to {names[chosen]}" if chosen else "the weights from before"
-    right = [(n, s["accuracy"], s["interval"]) for n, s in enumerate(steps) if s["accuracy"]]
+    right = [
+        (number, step["accuracy"], step["interval"])
+        for number, step in enumerate(steps)
+        if shares and step["accuracy"] is not None
+    ]
     losses = [(number, step["loss"], None) for number, step in enumerate(steps)]
 
     def by_depth(
@@ -125,13 +140,17 @@ def unfrozen(phase: dict[str, Any]) -> dict[str, Any]:
             f"Unfrozen step by step, {counted(len(phase['curve']), 'step')}"
             f" ({seconds(phase['seconds'])}); kept: {kept}."
         ),
-        "charts": [*charts, *by_epoch(phase["epochs"], None, [])],
+        "charts": [*charts, *by_epoch(phase["epochs"], None, [], shares=shares)],
         "caption": CURVES,
     }
 
 
 def by_epoch(
-    epochs: list[dict[str, Any]], start: dict[str, Any] | None, marks: list[tuple[int, str]]
+    epochs: list[dict[str, Any]],
+    start: dict[str, Any] | None,
+    marks: list[tuple[int, str]],
+    *,
+    shares: bool,
 ) -> list[Chart]:
     """Return the charts of a training: loss, and where there is such a thing, accuracy.
 
@@ -139,6 +158,7 @@ def by_epoch(
         epochs: one after another; steps of a gradual phase simply follow each other.
         start: held-out results before the first.
         marks: epochs to point out.
+        shares: as in `trained`.
     """
     if not epochs:
         return []
@@ -152,13 +172,14 @@ def by_epoch(
         for place, epoch in enumerate(epochs, 1)
     ]
     learned = [{"place": place, **epoch} for place, epoch in enumerate(epochs, 1)]
-    x = linear([0 if start else 1, len(epochs)], "{:g}".format, least=0, most=len(epochs))
-    x = replace(x, ticks=tuple(tick for tick in x.ticks if "." not in tick.label))
+    x = linear([0 if start else 1, len(epochs)], least=0, most=len(epochs))
+    whole = tuple(tick for tick in x.ticks if "." not in tick.label.removesuffix(".0"))
+    x = replace(x, ticks=tuple(replace(t, label=t.label.removesuffix(".0")) for t in whole))
     lines = tuple(Mark(x.place(epoch), word) for epoch, word in marks)
     charts = []
     for title, key, scale, words in (
         ("Loss by epoch", "loss", of_numbers, "{:.3f}".format),
-        ("Images right, by epoch", "accuracy", of_shares, percent),
+        *([("Images right, by epoch", "accuracy", of_shares, percent)] if shares else []),
     ):
         found = {
             ("learned from", "faint"): points_of(learned, key),
