@@ -25,6 +25,12 @@ SCRIPTS = (
     "kill_extract.py",
     "shared_cache.py",
     "memory.py",
+    "heads.py",
+    "intervals.py",
+    "profile_speed.py",
+    "similarity.py",
+    "ranking.py",
+    "depth_gains.py",
 )
 
 

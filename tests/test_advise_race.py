@@ -90,7 +90,7 @@ def test_candidates_are_legal_plans_the_cheapest_first(measured):
 
 def test_the_fewer_layers_are_frozen_the_dearer(measured):
     found = {c.name: c for c in candidates(measured.profile, measured.base)}
-    order = (known.TOP, known.THIRD, known.TWO_THIRDS, known.ALL, known.SCRATCH)
+    order = (known.TOP, known.TWO_THIRDS, known.ALL, known.SCRATCH)
     costs = [found[name].cost for name in order]
     assert costs == sorted(costs)
     assert found[known.SCRATCH].hopeless
@@ -120,11 +120,11 @@ def test_of_equals_the_cheapest_wins(measured, monkeypatch):
     def tries(task, plan, division, share):
         return scores_with(measured, division.judged, 0.5), 1.0
 
-    only = (known.THIRD, known.TWO_THIRDS, known.ALL)
+    only = (known.TWO_THIRDS, known.ALL)
     found = raced(measured, tries, monkeypatch, only=only)
     best = winner(found)
     assert best is not None
-    assert best.candidate.name == known.THIRD
+    assert best.candidate.name == known.TWO_THIRDS
 
 
 def test_at_least_half_of_the_field_drops_out_at_each_rung(measured, monkeypatch):
@@ -207,7 +207,7 @@ def test_a_trial_that_fails_drops_out_and_the_others_go_on(measured, monkeypatch
     assert failed.state == "dropped"
     assert "cannot be tried here: 1 groups" in failed.reason
     assert failed not in found.survivors
-    assert found.standings[known.THIRD].state != "not tried"
+    assert found.standings[known.TWO_THIRDS].state != "not tried"
     assert winner(found) is not None
 
 
@@ -222,7 +222,7 @@ def test_who_is_ahead_is_not_lost_for_want_of_time(measured, monkeypatch):
         tuned_all = plan.phases[-1].frozen == "input" and plan.reused is None
         return scores_with(measured, division.judged, 0.99 if tuned_all else 0.8), 1.0
 
-    found = raced(slow, tries, monkeypatch, only=(known.TOP, known.THIRD, known.ALL))
+    found = raced(slow, tries, monkeypatch, only=(known.TOP, known.TWO_THIRDS, known.ALL))
     best = winner(found)
     assert best is not None
     assert best.candidate.name == known.ALL
@@ -256,7 +256,10 @@ def test_few_groups_end_in_advice_all_the_same(groups, measured):
 
 
 def test_a_trial_is_remembered_and_a_damaged_record_is_not_believed(measured, monkeypatch, caplog):
-    task, plan = measured.task, candidates(measured.profile, measured.base, [known.THIRD])[0].plan
+    task, plan = (
+        measured.task,
+        candidates(measured.profile, measured.base, [known.TWO_THIRDS])[0].plan,
+    )
     rows = np.arange(48)
     division = Division(rows[rows % 4 != 0], rows[rows % 4 == 0])
     first, _ = try_plan(task, plan, division, 0.1)

@@ -10,11 +10,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 from torch import nn
 
 from networks import build, snapshot
-from topwork.advise.comparison import paired_difference
+from topwork.advise.comparison import paired_difference, standard_errors_above
 from topwork.advise.distances import LIMITS, CutDistance, Distances, frechet_distance
 from topwork.advise.learning_curve import LearningCurve
 from topwork.advise.norm_distances import batch_norm_distances, sample_pixels
@@ -182,9 +182,11 @@ POOLS = {"2": "avg", "5": "avg"}
 
 def test_a_card_is_read_as_it_was_written(tmp_path: Path) -> None:
     own = codes()
-    path = write_card(tmp_path, statistics_of(own, POOLS))
+    weights = {"file": str(tmp_path / "model.safetensors"), "sha256": "12ab"}
+    path = write_card(SimpleNamespace(weights=weights), statistics_of(own, POOLS))
     assert path == tmp_path / CARD
     card = read_card(path)
+    assert card.weights == "12ab"
     assert card.images == 40
     assert {name: cut.pool for name, cut in card.cuts.items()} == POOLS
     for name, values in own.items():
@@ -222,6 +224,7 @@ def test_what_is_no_card_is_refused_by_name(tmp_path: Path) -> None:
         "format": "topwork source statistics 1",
         "images": "3",
         "pools": json.dumps({"2": "avg"}),
+        "weights": "12ab",
     }
     ones = np.ones(4, np.float32)
     good = {"2.mean": ones, "2.std": ones}
@@ -232,6 +235,7 @@ def test_what_is_no_card_is_refused_by_name(tmp_path: Path) -> None:
         (good, facts | {"images": "many"}),
         (good, facts | {"pools": "[1]"}),
         (good, facts | {"pools": "{"}),
+        (good, {name: value for name, value in facts.items() if name != "weights"}),
         ({"2.mean": ones}, facts),
         (good | {"5.mean": ones}, facts),
         (good | {"2.std": -ones}, facts),
@@ -249,15 +253,27 @@ def test_what_is_no_card_is_refused_by_name(tmp_path: Path) -> None:
         read_card(path)
 
 
-def test_the_card_beside_the_weights_is_found(backbone: Path, tmp_path: Path) -> None:
+def test_the_card_beside_the_weights_is_found(
+    backbone: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     for file in backbone.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     loaded = load_backbone(find_backbone(str(tmp_path)), Plan(str(tmp_path)))
     assert card_of(loaded) is None
-    write_card(tmp_path, statistics_of(codes(), POOLS))
+    write_card(loaded, statistics_of(codes(), POOLS))
     card = card_of(loaded)
     assert card is not None
     assert sorted(card.cuts) == ["2", "5"]
+    assert not caplog.records
+    other = tmp_path / "other.safetensors"
+    state = load_file(tmp_path / "model.safetensors")
+    save_file({name: value + 1 for name, value in state.items()}, other)
+    beside = load_backbone(find_backbone(str(tmp_path), weights=other), Plan(str(tmp_path)))
+    assert card_of(beside) is None
+    assert len(caplog.messages) == 1
+    assert f"{CARD} tells of other weights than {other}" in caplog.text
+    with pytest.raises(WeightsError, match="these are random"):
+        write_card(replace(loaded, weights=None), card)
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="../shared is absent")
@@ -545,7 +561,36 @@ def test_a_backbone_that_is_better_beyond_chance_is_recommended_at_any_cost() ->
     ranking = rank_backbones([entry("quick", (1.0, 0.5), 1), entry("good", (1.0, 0.2), 10**9)])
     assert [place.recommended for place in ranking] == [True, False]
     assert ranking[0].entry.name == "good"
-    assert "all others are told apart" in ranking[0].why
+    assert "no other one lies within one standard error" in ranking[0].why
+
+
+def test_what_is_not_told_apart_may_be_too_far_behind_to_be_recommended() -> None:
+    best, behind = entry("best", (1.0, 0.3), 900), entry("behind", (1.0, 0.305), 1)
+    above = standard_errors_above(
+        behind.profile.best.best.losses, best.profile.best.best.losses, np.arange(COUNT)
+    )
+    assert 1 < above < 2
+    places = rank_backbones([behind, best])
+    assert [place.entry.name for place in places] == ["best", "behind"]
+    assert [place.recommended for place in places] == [True, False]
+    assert [place.told_apart for place in places] == [False, False]
+
+
+@pytest.mark.parametrize(("errors", "apart"), [(1.5, False), (2.5, True)])
+def test_networks_for_numbers_are_told_apart_by_their_losses(errors: float, apart: bool) -> None:
+    targets = Targets("numbers", np.ones((COUNT, 1), np.float32), ("x",))
+    noise = np.random.default_rng(3).normal(0, 1, COUNT)
+    noise = (noise - noise.mean()) / noise.std() / math.sqrt(COUNT)  # a standard error of 1 / COUNT
+    base = entry("base", (0.5,), 1)
+    losses = (np.full(COUNT, 0.5), 0.5 + noise + errors / COUNT)
+    entries = []
+    for name, own in zip(("first", "second"), losses, strict=True):
+        depth = replace(base.profile.top, judged={"softmax": judged(own, None)})
+        loaded = SimpleNamespace(**vars(base.profile.loaded))
+        loaded.backbone = SimpleNamespace(name=name)
+        changed = replace(base.profile, targets=targets, depths=(depth,), loaded=loaded)
+        entries.append(replace(base, profile=changed))
+    assert [place.told_apart for place in rank_backbones(entries)] == [False, apart]
 
 
 def test_backbones_on_other_images_are_not_ranked() -> None:

@@ -18,7 +18,7 @@ from topwork.data.items import open_images
 from topwork.errors import UsageError
 from topwork.plan import Plan
 
-FEW = (known.TOP, known.BEST, known.SEVERAL, known.THIRD)
+FEW = (known.TOP, known.BEST, known.SEVERAL, known.TWO_THIRDS)
 
 
 def strict(data: object) -> str:
@@ -65,6 +65,15 @@ def test_advice_lists_every_candidate_with_a_reason(pictures, backbone):
         assert (row["value"] is None) == (row["state"] == "not tried")
     assert found["textbook"]["words"]
     assert found["profile"]["similarity"]["verdict"] in ("similar", "different", "cannot tell")
+
+
+def test_where_features_leave_nothing_to_gain_nothing_is_tried(pictures, backbone):
+    found = advise(pictures, backbone=str(backbone))
+    best = max(row["value"] or 0.0 for row in found["candidates"])
+    assert best > 0.98  # discs, squares and stripes are easy
+    trials = [row for row in found["candidates"] if row["name"] in (known.ALL, known.VIEWS)]
+    assert [row["state"] for row in trials] == ["not tried"] * 2
+    assert all("too little that a trial could gain" in row["reason"] for row in trials)
 
 
 def test_a_resumed_fit_keeps_the_advice_that_it_began_with(

@@ -136,8 +136,8 @@ def advise(
         size: likewise.
         candidates: names of plans to compare, see `topwork.advise.candidates`; all by default.
         time_budget: seconds after which no trial is begun, measuring included; by default a
-            quarter of what fitting all candidates once is expected to take, between 10 s and two
-            minutes.
+            quarter of what fitting all candidates once is expected to take, between 5 s and two
+            minutes, from when all is measured.
         seed: of everything that is drawn.
         device: likewise.
         runtime: likewise.

@@ -22,7 +22,6 @@ SMALL_LAYER = "small added layer"
 LARGE_LAYERS = "large added layers"
 VIEWS = "features of views"
 DROP = "drop the top"
-THIRD = "fine-tune a third"
 TWO_THIRDS = "fine-tune two thirds"
 ALL = "fine-tune all"
 REPLACE = "replace the top"
@@ -30,15 +29,15 @@ SCRATCH = "from scratch"
 
 NAMES = (
     *(TOP, BEST, SEVERAL, SMALL_LAYER, LARGE_LAYERS, VIEWS),
-    *(DROP, THIRD, TWO_THIRDS, ALL, REPLACE, SCRATCH),
+    *(DROP, TWO_THIRDS, ALL, REPLACE, SCRATCH),
 )
 
 SMALL_SIMILAR, SMALL_DIFFERENT = "small, similar", "small, different"
 LARGE_SIMILAR, LARGE_DIFFERENT = "large, similar", "large, different"
 
-TRAINED_COST = 5.0
-"""An image in training, forward, backward and the optimizer's step, against one in inference; of
-MobileNetV2 on two cores. What trials take corrects it."""
+TRAINED_COST = 3.0
+"""An image in training, forward and backward, against one in inference, where trials have not yet
+shown what it is here."""
 
 ENOUGH_TO_REPLACE = 100
 """Images per class below which new layers are not trained in place of reused ones."""
@@ -49,7 +48,9 @@ ENOUGH_FOR_SCRATCH = 500
 MORE_FOR = {"labels": 10, "numbers": 10}
 """Labels and numbers have no classes; so many times as many images are asked for in all."""
 
-SEVERAL_DEPTHS = 3
+SEVERAL_DEPTHS = 4
+APART = 0.1
+"""Of the axis, that they lie apart at the least."""
 
 ONE_PASS = 1.0
 """What all features of an image cost, in inferences of the whole network."""
@@ -186,7 +187,7 @@ def of_training(profile: Profile, base: Plan) -> list[Candidate]:
     top, best = profile.top, profile.best
     head = next(iter(top.judged))
     per_class = images_per_class(profile.targets) / MORE_FOR.get(profile.targets.kind, 1)
-    third, two_thirds = lowest_frozen(profile, 2 / 3), lowest_frozen(profile, 1 / 3)
+    third_up = lowest_frozen(profile, 1 / 3)
 
     def tuned(kept: DepthResult, frozen: CutPoint) -> Plan:
         warmup = named_plan("warmup", base.backbone, frozen=(frozen.name,), head=head)
@@ -194,18 +195,11 @@ def of_training(profile: Profile, base: Plan) -> list[Candidate]:
 
     found = [
         Candidate(
-            THIRD,
-            tuned(top, third),
-            "more data that is like the source's: the upper layers may be bent to it",
-            LARGE_SIMILAR,
-            cost_of_training(profile, top.cut, third),
-        ),
-        Candidate(
             TWO_THIRDS,
-            tuned(top, two_thirds),
-            "the same, where the data is less like the source's",
-            "",
-            cost_of_training(profile, top.cut, two_thirds),
+            tuned(top, third_up),
+            "more data: the upper layers may be bent to it, the lowest serve any picture",
+            LARGE_SIMILAR,
+            cost_of_training(profile, top.cut, third_up),
         ),
         Candidate(
             ALL,
@@ -269,17 +263,17 @@ def features(base: Plan, depth: DepthResult) -> Plan:
 
 
 def several_depths(profile: Profile) -> list[DepthResult]:
-    """Return depths to read side by side, from the lowest up: the best and two ends of stages.
+    """Return up to four depths to read side by side, from the lowest up.
 
-    Those are the best of the stage ends that lie at least a fifth of the axis apart from those
-    chosen before, all being pooled alike.
+    The best, and then by falling merit those that lie a tenth of the axis apart from all that were
+    chosen before and are pooled like the best.
     """
     best, count = profile.best, len(profile.depths)
-    ends = [depth for depth in profile.depths if depth.cut.stage_end and depth.pool == best.pool]
+    alike = [depth for depth in profile.depths if depth.pool == best.pool]
     chosen = [best]
-    for depth in sorted(ends, key=lambda depth: depth.best.best.loss):
-        apart = all(abs(depth.cut.depth - one.cut.depth) * 5 >= count for one in chosen)
-        if apart and len(chosen) < SEVERAL_DEPTHS:
+    for depth in sorted(alike, key=lambda depth: depth.best.best.loss):
+        apart = all(abs(depth.cut.depth - one.cut.depth) >= APART * count for one in chosen)
+        if apart and depth not in chosen and len(chosen) < SEVERAL_DEPTHS:
             chosen.append(depth)
     return sorted(chosen, key=lambda depth: depth.cut.depth)
 

@@ -54,7 +54,8 @@ CLEARLY = 2.0
 SHARE = 0.25
 """Of the time that fitting all candidates once would take, trying them may take this by default."""
 
-LEAST_BUDGET, MOST_BUDGET = 10.0, 120.0  # seconds, by default
+LEAST_BUDGET, MOST_BUDGET = 5.0, 120.0  # seconds, by default
+NOTHING_LEFT = 0.02  # share of the images that is wrong, below which no trial is worth its time
 OVERHEAD = 1.0  # seconds of a trial, whatever it trains
 FIRST_RUNG = 0.7  # of what is left of the budget, so that something is left for the others
 MOST_JUDGED = 2000  # rows that judge a trial, about
@@ -183,7 +184,7 @@ def race(
         profile: of the same images.
         candidates: the cheapest first.
         time_budget: seconds since ``started`` after which no trial is begun; by default, and from
-            now, a quarter of what fitting all of the candidates once is expected to take, 10 s at
+            now, a quarter of what fitting all of the candidates once is expected to take, 5 s at
             the least and two minutes at the most.
         started: when all this began, by `time.perf_counter`; by default now.
         track: shows progress.
@@ -246,6 +247,10 @@ def run_rungs(race: Race, track: Track) -> None:
         elif standing.candidate.tried:
             standing.reason = "there are too few images to learn from some and judge by others"
             going.append(standing)
+    if nothing_left(race.champion):
+        for standing in going:
+            standing.reason = "the frozen features leave too little that a trial could gain"
+        return
     for number, (share, folds) in enumerate(RUNGS):
         division, runners = affordable(race, going, share, folds, first=number == 0)
         if division is None:
@@ -256,6 +261,11 @@ def run_rungs(race: Race, track: Track) -> None:
         if decided(race):
             break
         going = [*race.survivors, *worth_a_try_now(race)]
+
+
+def nothing_left(champion: Standing | None) -> bool:
+    """Say whether the frozen features are right about nearly all images."""
+    return champion is not None and mean_of(champion.right) > 1 - NOTHING_LEFT
 
 
 def run_rung(

@@ -6,8 +6,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from topwork.advise.comparison import ONE_STANDARD_ERROR, standard_errors_above
+from topwork.advise.comparison import (
+    ONE_STANDARD_ERROR,
+    paired_difference,
+    standard_errors_above,
+)
 from topwork.advise.profile import Profile, require_same_folds
+from topwork.advise.shape import TOLD_APART
 from topwork.advise.source_classifier import source_probabilities
 from topwork.advise.transferability import h_score, leep, log_me, nce
 
@@ -75,7 +80,10 @@ class Ranked:
 
     Attributes:
         entry: the backbone.
-        told_apart: whether its best depth is worse than the best backbone's by more than chance.
+        told_apart: whether its accuracy and the best backbone's, each at its best depth, differ by
+            more than chance: the 95 % interval of the paired difference leaves out 0. Of numbers,
+            whether its loss lies above by more than `topwork.advise.shape.TOLD_APART` standard
+            errors.
         recommended: whether it is the one to take.
         why: in words.
     """
@@ -108,10 +116,12 @@ class Ranked:
 def rank_backbones(entries: Sequence[Entry]) -> tuple[Ranked, ...]:
     """Rank backbones by the loss of linear probes at their best depths; the best comes first.
 
-    Recommended is the cheapest of those that cannot be told apart from the best: whose loss, on
-    the same rows, is no more than one standard error of the paired difference above it. The cost
-    is that of the layers up to the best depth in multiply-adds, which, unlike a measured time, is
-    the same every time. Transferability scores have no say; they stand beside the probe.
+    Recommended is the cheapest of those that are as good as the best: whose loss, on the same
+    rows, lies no more than one standard error of the paired difference above its (see
+    `topwork.advise.comparison.ONE_STANDARD_ERROR`). That is stricter than ``told_apart``: what is
+    not told apart may still be too far behind to be taken for its cost. The cost is that of the
+    layers up to the best depth in multiply-adds, which, unlike a measured time, is the same every
+    time. Transferability scores have no say; they stand beside the probe.
 
     Args:
         entries: one or more.
@@ -127,7 +137,10 @@ def rank_backbones(entries: Sequence[Entry]) -> tuple[Ranked, ...]:
     chosen = min(equal, key=cost_of)
     return tuple(
         Ranked(
-            entry, entry not in equal, entry is chosen, in_words(entry, own, best, equal, chosen)
+            entry,
+            differs(entry, own, best),
+            entry is chosen,
+            in_words(entry, own, best, equal, chosen),
         )
         for entry, own in zip(ordered, above, strict=True)
     )
@@ -151,14 +164,22 @@ def errors_above(entry: Entry, best: Entry) -> float:
     return standard_errors_above(own.losses, least.losses, best.profile.groups[least.rows])
 
 
+def differs(entry: Entry, above: float, best: Entry) -> bool:
+    """Say whether a backbone is told apart from the best: see `Ranked`."""
+    own, least = entry.profile.best.best, best.profile.best.best
+    if own.right is None or least.right is None:
+        return above > TOLD_APART
+    return paired_difference(own.right, least.right, best.profile.groups[least.rows]).told_apart
+
+
 def in_words(entry: Entry, above: float, best: Entry, equal: Sequence[Entry], chosen: Entry) -> str:
     """Say in a sentence why a backbone has its place."""
     if entry not in equal:
         return f"its loss is {above:.1f} standard errors above that of {best.name}"
-    what = "has the least loss" if entry is best else f"cannot be told apart from {best.name}"
+    what = "has the least loss" if entry is best else f"is as good as {best.name}"
     if len(equal) == 1:
-        return f"{what}, and all others are told apart from it"
+        return f"{what}, and no other one lies within one standard error of it"
     if entry is chosen:
-        return f"{what}, and is the cheapest of {len(equal)} that cannot be told apart"
+        return f"{what}, and is the cheapest of {len(equal)} within one standard error"
     times = cost_of(entry) / max(1, cost_of(chosen))
     return f"{what}, but takes {times:.1f} times the multiply-adds of {chosen.name}"

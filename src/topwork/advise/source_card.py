@@ -2,12 +2,14 @@
 
 ``source_statistics.safetensors`` holds for each cut point the tensors ``NAME.mean`` and
 ``NAME.std``, float32 [d], of codes pooled as its header says. With it a network without batch
-norms knows its source too. The file is read as tensors and text; nothing of it is run.
+norms knows its source too. The header also says of which weights it tells, by their SHA-256: other
+files may lie in the same folder. The file is read as tensors and text; nothing of it is run.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +25,8 @@ from topwork.network.chain import Chain
 from topwork.network.loading import Loaded
 
 Array = np.ndarray
+
+log = logging.getLogger("topwork")
 
 CARD = "source_statistics.safetensors"
 FORMAT = "topwork source statistics 1"
@@ -50,10 +54,12 @@ class Card:
     Attributes:
         images: of the source that were looked at.
         cuts: their statistics, by the name of the cut point.
+        weights: SHA-256 of the file with the weights that gave the codes; None until it is written.
     """
 
     images: int
     cuts: dict[str, CutStatistics]
+    weights: str | None = None
 
 
 def statistics_of(codes: Mapping[str, Array], pools: Mapping[str, str]) -> Card:
@@ -75,15 +81,25 @@ def statistics_of(codes: Mapping[str, Array], pools: Mapping[str, str]) -> Card:
     return Card(len(next(iter(codes.values()))), cuts)
 
 
-def write_card(folder: Path, card: Card) -> Path:
-    """Write a card beside the weights in a backbone's folder, and return its path."""
+def write_card(loaded: Loaded, card: Card) -> Path:
+    """Write a card beside the weights whose codes it tells of, and return its path.
+
+    Raises:
+        WeightsError: if the network has random weights.
+    """
+    if loaded.weights is None:
+        raise WeightsError(
+            f"{loaded.backbone.name}: a card tells of pretrained weights, and these are random;"
+            " give a plan that reuses layers"
+        )
     tensors: dict[str, Array] = {}
     for name, found in card.cuts.items():
         tensors |= {f"{name}.mean": found.mean, f"{name}.std": found.std}
     pools = json.dumps({name: found.pool for name, found in card.cuts.items()})
     facts = {"format": FORMAT, "images": str(card.images), "pools": pools}
-    save_file(tensors, folder / CARD, metadata=facts)
-    return folder / CARD
+    path = Path(loaded.weights["file"]).parent / CARD
+    save_file(tensors, path, metadata=facts | {"weights": loaded.weights["sha256"]})
+    return path
 
 
 def read_card(path: Path) -> Card:
@@ -103,7 +119,7 @@ def read_card(path: Path) -> Card:
             name: CutStatistics(tensors.pop(f"{name}.mean"), tensors.pop(f"{name}.std"), str(pool))
             for name, pool in pools.items()
         }
-        images = int(facts["images"])
+        images, weights = int(facts["images"]), facts["weights"]
     except (SafetensorError, OSError, ValueError, LookupError, AttributeError, TypeError) as error:
         raise WeightsError(
             f"{path}: is no card of source statistics, or is damaged; remove it, or fetch it again"
@@ -116,11 +132,13 @@ def read_card(path: Path) -> Card:
             raise WeightsError(f"{path}: {name} holds impossible numbers; fetch it again")
     if tensors:
         raise WeightsError(f"{path}: {min(tensors)!r} belongs to no cut point; fetch it again")
-    return Card(images, cuts)
+    return Card(images, cuts, weights)
 
 
 def card_of(loaded: Loaded) -> Card | None:
-    """Return the card beside a backbone's weights; None if there is none.
+    """Return the card of a backbone's weights, which lies beside them; None if there is none.
+
+    A card of other weights is passed over, with a line in the log.
 
     Raises:
         WeightsError: if there is one that cannot be read.
@@ -128,7 +146,13 @@ def card_of(loaded: Loaded) -> Card | None:
     if loaded.weights is None:
         return None
     path = Path(loaded.weights["file"]).parent / CARD
-    return read_card(path) if path.is_file() else None
+    if not path.is_file():
+        return None
+    card = read_card(path)
+    if card.weights != loaded.weights["sha256"]:
+        log.warning("%s tells of other weights than %s; left out", path, loaded.weights["file"])
+        return None
+    return card
 
 
 def card_distances(

@@ -16,7 +16,7 @@ Corner = tuple[str, str]
 SAYS: dict[Corner, tuple[str, ...]] = {
     ("small", "similar"): (known.TOP, known.SEVERAL, known.VIEWS),
     ("small", "different"): (known.BEST, known.SEVERAL, known.DROP),
-    ("large", "similar"): (known.THIRD, known.TWO_THIRDS, known.ALL),
+    ("large", "similar"): (known.TWO_THIRDS, known.ALL),
     ("large", "different"): (known.ALL, known.REPLACE, known.SCRATCH),
 }
 
