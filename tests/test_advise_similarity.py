@@ -267,7 +267,7 @@ def test_the_card_beside_the_weights_is_found(
     assert not caplog.records
     other = tmp_path / "other.safetensors"
     state = load_file(tmp_path / "model.safetensors")
-    save_file({name: value + 1 for name, value in state.items()}, other)
+    save_file({name: np.asarray(value + 1) for name, value in state.items()}, other)
     beside = load_backbone(find_backbone(str(tmp_path), weights=other), Plan(str(tmp_path)))
     assert card_of(beside) is None
     assert len(caplog.messages) == 1
@@ -565,7 +565,7 @@ def test_a_backbone_that_is_better_beyond_chance_is_recommended_at_any_cost() ->
 
 
 def test_what_is_not_told_apart_may_be_too_far_behind_to_be_recommended() -> None:
-    best, behind = entry("best", (1.0, 0.3), 900), entry("behind", (1.0, 0.305), 1)
+    best, behind = entry("best", (1.0, 0.3), 900), entry("behind", (1.0, 0.308), 1)
     above = standard_errors_above(
         behind.profile.best.best.losses, best.profile.best.best.losses, np.arange(COUNT)
     )

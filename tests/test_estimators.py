@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import os
 import pickle
+import weakref
+from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +28,22 @@ from sklearn.utils.estimator_checks import check_estimator
 from topwork import Phase, Plan, load
 from topwork.data.image_set import ImageSet, Item
 from topwork.data.views import Preprocessing, render, to_tensor
-from topwork.errors import BackboneError, ChainError, ImageError, PlanError, UsageError
+from topwork.errors import (
+    BackboneError,
+    ChainError,
+    DataError,
+    ImageError,
+    PlanError,
+    UsageError,
+)
+from topwork.estimators import classifier as classifier_module
 from topwork.estimators import frozen
 from topwork.estimators.classifier import TransferClassifier, labeled
 from topwork.estimators.frozen import FrozenFeatures
 from topwork.learn import samples
+from topwork.network.loading import Loaded, fit_input, load_backbone
 from topwork.network.small_convnet import small_convnet
+from topwork.network.zoo import Backbone, find_backbone
 
 NETWORK = "topwork:small_convnet"
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -87,9 +102,33 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return counts
 
 
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Return weights, and have the name of the small network stand for one of a single block.
+
+    It is built once: scikit-learn's checks fit a head to it fifty times, and nothing changes it.
+    """
+    file = tmp_path / "tiny.safetensors"
+    save_file(small_convnet((4,)).state_dict(), file)
+
+    def find(name: str, *, weights: Path | None = None) -> Backbone:
+        found = find_backbone(name, weights=weights)
+        spec = replace(found.spec, arguments={"num_classes": 10, "channels": [4]})
+        return replace(found, spec=spec, preprocessing=found.preprocessing.adapted((8, 8), None))
+
+    @lru_cache
+    def load_once(plan: Plan, seed: int) -> Loaded:
+        return load_backbone(find(plan.backbone, weights=file), plan, seed)
+
+    for module in (frozen, classifier_module):
+        monkeypatch.setattr(module, "find_backbone", find)
+    monkeypatch.setattr(classifier_module, "load_backbone", lambda _, *asked: load_once(*asked))
+    return file
+
+
 @pytest.mark.parametrize("name", ["features", "classifier"])
-def test_scikit_learns_own_checks(name: str, request: pytest.FixtureRequest) -> None:
-    estimator = request.getfixturevalue(name)
+def test_scikit_learns_own_checks(name: str, tiny: Path, request: pytest.FixtureRequest) -> None:
+    estimator = request.getfixturevalue(name).set_params(weights=tiny)
     if name == "classifier":
         estimator.set_params(head="ridge")  # solved in a third of the time
     results = check_estimator(estimator, on_skip=None, on_fail=None)
@@ -289,7 +328,7 @@ def test_a_bad_image_is_left_out_of_fit_and_named_in_prediction(
     caplog.set_level("WARNING")
     classifier.fit([*paths, broken, gone], [*labels, "disc", "disc"])
     assert [Path(name).name for name, _ in classifier.left_out_] == ["gone.png", "broken.png"]
-    assert "2 unreadable images are left out" in caplog.text
+    assert caplog.text.count("unreadable images are left out (1)") == 2
     for method in (classifier.predict, features.fit(paths).transform):
         with pytest.raises(ImageError, match=r"broken\.png: .*; mend it, or leave it out of X"):
             method([*paths, broken])
@@ -297,12 +336,65 @@ def test_a_bad_image_is_left_out_of_fit_and_named_in_prediction(
             method([gone, paths[0], gone])
 
 
+def test_if_no_image_can_be_read_that_is_said(classifier, photos, tmp_path, caplog):
+    paths, labels = photos
+    caplog.set_level("WARNING")
+    pixels = np.zeros((6, 8, 8, 3), np.float32)
+    with pytest.raises(ImageError, match=r"X\[0\]: is float32 .* uint16.* \(6 of 6 images of X"):
+        classifier.fit(pixels, [0, 1] * 3)
+    assert "left out (6): X[0]: is float32 [8, 8, 3]; give uint8" in caplog.text
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no image")
+    with pytest.raises(ImageError, match=r"broken\.png: .* \(2 of 2 images of X"):
+        classifier.fit([broken, tmp_path / "gone.png"], [0, 1])
+    for bad in (broken, tmp_path / "gone.png"):
+        with pytest.raises(DataError, match=rf"{bad.name}: .*; no image of class 'z' can be read"):
+            classifier.fit([*paths, bad, bad], [*labels, "z", "z"])
+
+
 def test_another_weights_file_of_the_same_name_is_seen(features, photos, tmp_path):
     file = save_random(tmp_path / "weights.safetensors", seed=1)
     features.set_params(weights=file)
     before = features.fit_transform(photos[0][:2])
+    then = file.stat()
     save_random(file, seed=2)
+    os.utime(file, ns=(then.st_atime_ns, then.st_mtime_ns))
+    assert (file.stat().st_size, file.stat().st_mtime_ns) == (then.st_size, then.st_mtime_ns)
     assert not np.allclose(features.transform(photos[0][:2]), before)
+
+
+def test_few_networks_are_kept_and_these_can_be_released(features, photos):
+    frozen.release_networks()
+    for depth in ("block1", "block2", "block3"):
+        features.set_params(depth=depth, cache="off").fit_transform(photos[0][:1])
+    opened = frozen.open_extractor.cache_info()
+    assert (opened.currsize, opened.misses) == (2, 3)
+    source = features._source()
+    held = weakref.ref(frozen.open_network(source))
+    assert frozen.open_network.cache_info().currsize == 1
+    frozen.release_networks()
+    gc.collect()
+    assert held() is None
+    assert frozen.open_extractor.cache_info().currsize == 0
+
+
+def test_images_have_the_bands_that_the_network_takes(
+    features, classifier, photos, tmp_path, monkeypatch
+):
+    def find(name, *, weights=None):
+        return fit_input(find_backbone(name, weights=weights), None, 4)
+
+    for module in (frozen, classifier_module):
+        monkeypatch.setattr(module, "find_backbone", find)
+    file = tmp_path / "four.safetensors"
+    save_file(find(NETWORK).spec.build().state_dict(), file)
+    images = [Image.open(path).convert("RGBA") for path in photos[0][::4]]
+    arrays = [np.asarray(image) for image in images]
+    features.set_params(weights=file)
+    expected = features.fit_transform(arrays)
+    assert features.fit_transform(images).tobytes() == expected.tobytes()
+    model = classifier.set_params(weights=file).fit(images, photos[1][::4])
+    assert model.predict_proba(images).tobytes() == model.predict_proba(arrays).tobytes()
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,13 @@ from topwork.data.loading import untracked
 from topwork.errors import PlanError, UsageError
 from topwork.estimators.built import Built, build, scores_of
 from topwork.estimators.frozen import Size, height_and_width
-from topwork.estimators.inputs import all_training, digests_of, image_set, require_all
+from topwork.estimators.inputs import (
+    all_training,
+    digests_of,
+    image_set,
+    require_all,
+    require_classes,
+)
 from topwork.learn.fit import fit_plan, require_fittable, require_solvable
 from topwork.learn.heads import CLASS_KINDS
 from topwork.learn.samples import Samples
@@ -128,20 +135,26 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
 
         Raises:
             ValueError: for labels, or numbers, that scikit-learn would not take.
+            ImageError: if no image can be read.
+            DataError: if none of a class can be.
             TopworkError: one of its kinds, for anything else the user can mend.
         """
         labels = validate_data(self, y=y)
         check_classification_targets(labels)
         plan = self._asked_plan()
-        images = image_set(self, X, reset=True, channels=plan.channels or 3)
+        backbone = find_backbone(plan.backbone, weights=self.weights)
+        channels = plan.channels or backbone.preprocessing.channels
+        images = image_set(self, X, reset=True, channels=channels)
         check_consistent_length(images.items, labels)
         classes, columns = np.unique(labels, return_inverse=True)
         if len(classes) < 2:
             raise ValueError(f"y has one class, {classes[0]!r}; give two or more")
         images = labeled(images, columns)
         digests, failed = digests_of(images)
+        lost = tuple((images.items[index].name, reason) for index, reason in failed.items())
+        warn_of(lost)
+        require_classes(images, labels, failed, channels)
         audit, execution, seed = all_training(images, digests), self._execution(), self._seed()
-        backbone = find_backbone(plan.backbone, weights=self.weights)
         advice = None
         if self.plan == "auto":
             advice = advice_for_fit(
@@ -158,11 +171,8 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
         loaded = load_backbone(backbone, plan, seed)
         require_solvable(loaded.plan)
         fitted = fit_plan(loaded, images, audit, execution, seed)
-        lost = [(images.items[index].name, reason) for index, reason in failed.items()]
+        warn_of(fitted.lost)
         self.left_out_ = (*lost, *fitted.lost)
-        if self.left_out_:
-            names = name_a_few([": ".join(each) for each in self.left_out_])
-            log.warning("%d unreadable images are left out: %s", len(self.left_out_), names)
         self.classes_, self.advice_ = classes, advice
         self.plan_, self.phases_ = loaded.plan, fitted.records
         self._backbone, self._frozen = loaded.backbone, fitted.frozen.name
@@ -196,7 +206,8 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
 
     def _scores(self, X: Any) -> np.ndarray:
         check_is_fitted(self, "plan_")
-        images = image_set(self, X, reset=False, channels=self.plan_.channels or 3)
+        channels = self._backbone.preprocessing.channels
+        images = image_set(self, X, reset=False, channels=channels)
         digests, failed = digests_of(images)
         require_all(images, failed)
         if self._built is None:
@@ -240,6 +251,13 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
         """Return what pickling and copying may keep: plain data and arrays, no network."""
         state: dict[str, Any] = super().__getstate__()
         return {**state, "_built": None} if "_built" in state else state
+
+
+def warn_of(lost: Sequence[tuple[str, str]]) -> None:
+    """Log the names of images that are left out of fit, with the reasons."""
+    if lost:
+        names = name_a_few([": ".join(each) for each in lost])
+        log.warning("unreadable images are left out (%d): %s", len(lost), names)
 
 
 def labeled(images: ImageSet, columns: np.ndarray) -> ImageSet:

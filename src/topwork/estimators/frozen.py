@@ -59,6 +59,10 @@ class FrozenFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
             where fit saw images.
         n_features_in_: columns of X, where it had numbers.
 
+    The two networks that were used last, and the two last ways of running one, stay in memory (and
+    on the device): estimators share them, so that each fold and each setting of a search does not
+    build its own. `release_networks` lets go of them.
+
     X is a sequence of paths, of Pillow images, or of arrays, uint8 [H, W] or [H, W, C]; numeric
     [n, d] is taken as flattened grey images, a convenience. An image that cannot be read is a
     `topwork.errors.ImageError`: no row may be missing.
@@ -98,8 +102,9 @@ class FrozenFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
             ValueError: for numbers that scikit-learn would not take.
             TopworkError: one of its kinds, for a network, depth or option that makes no sense.
         """
-        image_set(self, X, reset=True)
-        chain = open_network(self._source()).chain
+        source = self._source()
+        image_set(self, X, reset=True, channels=source.backbone.preprocessing.channels)
+        chain = open_network(source).chain
         cut = chain.top if self.depth is None else chain.resolve(self.depth)
         self.depth_ = cut.name
         self.pool_ = choose_pool(chain, [cut], self.pool)
@@ -115,10 +120,10 @@ class FrozenFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
             CacheError: if the cache cannot be written.
         """
         check_is_fitted(self, "depth_")
-        images = image_set(self, X, reset=False)
+        source = self._source()
+        images = image_set(self, X, reset=False, channels=source.backbone.preprocessing.channels)
         digests, failed = digests_of(images)
         require_all(images, failed)
-        source = self._source()
         device = choose_device(self.device)
         execution = Execution(device, self.runtime, self.decoding, self.cache)
         asked = (self.depth_, self.pool_)
@@ -143,7 +148,8 @@ class Source:
     """A network with its weights and image size.
 
     Attributes:
-        facts: what tells it from others, the state of its weights file included.
+        facts: what tells it from others, the state of its weights file included: a file that was
+            written or replaced since, even one of the same size and date, is another.
         backbone: the network.
         size: height and width in pixels that it shall see; None for its own.
     """
@@ -163,7 +169,9 @@ def source_of(backbone: str | Path, weights: str | Path | None, size: Size) -> S
     state: list[int] = []
     if found.weights is not None:
         file = weights_file(found.weights)
-        state = [file.stat().st_mtime_ns, file.stat().st_size] if file.is_file() else []
+        if file.is_file():
+            now = file.stat()
+            state = [now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns]
     pixels = height_and_width(size)
     view, spec = found.preprocessing.to_dict(), found.spec.to_dict()
     facts = json.dumps([found.name, spec, view, str(found.weights), state, pixels])
@@ -180,12 +188,13 @@ def height_and_width(size: Size) -> tuple[int, int] | None:
 
 
 # Every fold and every setting of a search has an estimator of its own, but they share a network:
-# nothing ever changes it, and building it takes longer than reading cached codes.
+# nothing ever changes it, and building it takes longer than reading cached codes. An extractor
+# holds a copy of the layers on its device, and what a runtime made of them; so few are kept.
 
 
 @lru_cache(maxsize=2)
 def open_network(source: Source) -> Loaded:
-    """Return a network with pretrained weights up to L.
+    """Return a network with pretrained weights up to L; the last two are kept.
 
     Raises:
         TopworkError: as `topwork.network.loading.load_backbone` does.
@@ -193,12 +202,22 @@ def open_network(source: Source) -> Loaded:
     return load_backbone(source.backbone, Plan(source.backbone.name, input_size=source.size))
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=2)
 def open_extractor(source: Source, outputs: tuple[Output, ...], execution: Execution) -> Extractor:
-    """Return what runs the layers up to some depths, each with a pooling of its own."""
+    """Return what runs the layers up to some depths, with a pooling each; the last two are kept."""
     loaded = open_network(source)
     depths, pools = zip(*outputs, strict=True)
     return prepare(loaded.chain, depths, pools, loaded.backbone.preprocessing, execution)
+
+
+def release_networks() -> None:
+    """Let go of the networks that are kept for further estimators, and of what runs them.
+
+    Their memory is free once nobody else holds them; that of a GPU goes back to torch, which keeps
+    it until `torch.cuda.empty_cache`. An estimator that needs a network builds it again.
+    """
+    open_extractor.cache_clear()
+    open_network.cache_clear()
 
 
 @lru_cache(maxsize=16)

@@ -21,13 +21,13 @@ from sklearn.utils.validation import validate_data
 
 from topwork.data.arrays import encode
 from topwork.data.audit import Audit
-from topwork.data.decode import quiet, upright_picture
+from topwork.data.decode import decode, quiet, upright_picture
 from topwork.data.folders import read_file
 from topwork.data.image_set import ImageSet, Item
 from topwork.data.loading import map_ahead
 from topwork.data.split import Split
 from topwork.data.views import by_band
-from topwork.errors import ImageError, UsageError
+from topwork.errors import DataError, ImageError, UsageError
 from topwork.network.predictor import checked
 
 Given = str | Path | Image.Image | np.ndarray
@@ -182,6 +182,55 @@ def require_all(images: ImageSet, failed: Mapping[int, str]) -> None:
         raise ImageError(
             images.items[first].name, f"{failed[first]}; mend it, or leave it out of X {count}"
         )
+
+
+def require_classes(
+    images: ImageSet, labels: np.ndarray, failed: Mapping[int, str], channels: int
+) -> None:
+    """Refuse images of which those of some class are all unreadable: it could not be learned.
+
+    Of each class, images are decoded until one can be.
+
+    Args:
+        images: X.
+        labels: [n], y.
+        failed: rows whose bytes cannot be read, with the reason.
+        channels: of the network's images.
+
+    Raises:
+        ImageError: naming the first image, if none of X can be read.
+        DataError: naming a class.
+    """
+    lacking: dict[Any, dict[int, str]] = {}
+    with quiet():
+        for label in np.unique(labels):
+            reasons: dict[int, str] = {}
+            for row in np.flatnonzero(labels == label).tolist():
+                reason = failed.get(row) or why_not_decoded(images, row, channels)
+                if not reason:
+                    break
+                reasons[row] = reason
+            else:
+                lacking[label] = reasons
+    unreadable = {row: reason for reasons in lacking.values() for row, reason in reasons.items()}
+    if len(unreadable) == len(images):
+        require_all(images, unreadable)
+    if lacking:
+        label, reasons = next(iter(lacking.items()))
+        row, reason = next(iter(reasons.items()))
+        raise DataError(
+            f"{images.items[row].name}: {reason}; no image of class {str(label)!r} can be read"
+            f" ({len(reasons)} tried); mend them, or leave the class out of X and y"
+        )
+
+
+def why_not_decoded(images: ImageSet, row: int, channels: int) -> str:
+    """Return why an image cannot be decoded; "" if it can."""
+    try:
+        decode(images.read(row), images.items[row].name, channels)
+    except ImageError as error:
+        return error.reason
+    return ""
 
 
 def all_training(images: ImageSet, digests: Sequence[str | None]) -> Audit:
