@@ -31,9 +31,9 @@ from sklearn.preprocessing import StandardScaler
 
 from places import options, require
 from sets import write_set
-from topwork.advise.comparison import paired_difference
-from topwork.advise.depth_codes import DepthCodes, collect
-from topwork.advise.profile import DepthResult, make_profile
+from topwork.advice.comparison import paired_difference
+from topwork.advice.depth_codes import DepthCodes, collect
+from topwork.advice.profile import DepthResult, make_profile
 from topwork.data.arrays import images_from_arrays
 from topwork.data.audit import audit
 from topwork.data.image_set import ImageSet

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from sets import IMAGES, SETS, drawn, write_set
-from topwork.advise.depth_codes import collect
-from topwork.advise.profile import HEADS_FOR, Profile, make_profile
+from topwork.advice.depth_codes import collect
+from topwork.advice.profile import HEADS_FOR, Profile, make_profile
 from topwork.data.audit import audit
 from topwork.data.image_set import ImageSet, Item
 from topwork.data.items import open_images

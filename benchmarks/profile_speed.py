@@ -32,7 +32,7 @@ import torch
 
 from extraction import PACKAGES, cache_at
 from places import options, require
-from topwork.advise.depth_codes import pool_at
+from topwork.advice.depth_codes import pool_at
 from topwork.data.items import open_images
 from topwork.network.loading import load_backbone
 from topwork.network.zoo import find_backbone

@@ -24,7 +24,7 @@ from scipy.stats import kendalltau
 
 from few_images import FAR, NEAR, NETWORKS, few_images, load_network, profile_of
 from places import options, require
-from topwork.advise.ranking import Entry, Ranked, rank_backbones, scores_of
+from topwork.advice.ranking import Entry, Ranked, rank_backbones, scores_of
 from topwork.network.loading import Loaded
 
 SCORES = ("h_score", "log_me", "leep", "nce", "probe_at_top")

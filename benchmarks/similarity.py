@@ -26,12 +26,12 @@ import torch
 
 from few_images import FAR, NEAR, few_images, load_network, photos, profile_of
 from places import options, require
-from topwork.advise.depth_codes import DepthCodes, collect
-from topwork.advise.distances import LIMITS, Distances
-from topwork.advise.norm_distances import batch_norm_distances, sample_pixels
-from topwork.advise.profile import Profile, make_profile
-from topwork.advise.similarity import similarity_of
-from topwork.advise.source_card import Card, card_distances, statistics_of
+from topwork.advice.depth_codes import DepthCodes, collect
+from topwork.advice.distances import LIMITS, Distances
+from topwork.advice.norm_distances import batch_norm_distances, sample_pixels
+from topwork.advice.profile import Profile, make_profile
+from topwork.advice.similarity import similarity_of
+from topwork.advice.source_card import Card, card_distances, statistics_of
 from topwork.data.audit import audit
 from topwork.data.image_set import ImageSet
 from topwork.network.loading import Loaded, load_backbone

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from topwork import api
-from topwork.advise import candidates as known
+from topwork.advice import candidates as known
 from topwork.advising import advise, profile
 from topwork.api import fit
 from topwork.data.image_set import ImageSet

@@ -20,7 +20,7 @@ LAYERS = [
     "network",
     "trunk",
     "learn",
-    "advise",
+    "advice",
     "pretrain",
     "study",
     "report",

@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from topwork.advise.advice import Advice, advise_on, profile_record, size_of_profile
-from topwork.advise.depth_codes import collect
-from topwork.advise.profile import Profile, make_profile
-from topwork.advise.similarity import similarity_of
-from topwork.advise.trials import Task
+from topwork.advice.advice import Advice, advise_on, profile_record, size_of_profile
+from topwork.advice.depth_codes import collect
+from topwork.advice.profile import Profile, make_profile
+from topwork.advice.similarity import similarity_of
+from topwork.advice.trials import Task
 from topwork.data.audit import Audit, audit
 from topwork.data.image_set import ImageSet
 from topwork.data.items import open_images
@@ -134,7 +134,7 @@ def advise(
         kept: likewise.
         head: likewise.
         size: likewise.
-        candidates: names of plans to compare, see `topwork.advise.candidates`; all by default.
+        candidates: names of plans to compare, see `topwork.advice.candidates`; all by default.
         time_budget: seconds after which no trial is begun, measuring included; by default a
             quarter of what fitting all candidates once is expected to take, between 5 s and two
             minutes, from when all is measured.
@@ -284,7 +284,7 @@ def record_of(found: Profile) -> dict[str, Any]:
 
 def ranked(found: Sequence[Measured]) -> dict[str, Any]:
     """Return the profiles of several backbones and their ranking, as plain data."""
-    from topwork.advise.ranking import Entry, rank_backbones, scores_of
+    from topwork.advice.ranking import Entry, rank_backbones, scores_of
 
     entries = [
         Entry(one.profile, scores_of(one.profile), 1000 * one.profile.codes.seconds_an_image)

@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from topwork.advise.comparison import (
+from topwork.advice.comparison import (
     ONE_STANDARD_ERROR,
     Difference,
     paired_difference,
     standard_errors_above,
 )
-from topwork.advise.depth_codes import DepthCodes
-from topwork.advise.learning_curve import LearningCurve, learning_curve
+from topwork.advice.depth_codes import DepthCodes
+from topwork.advice.learning_curve import LearningCurve, learning_curve
 from topwork.data.loading import Track, untracked
 from topwork.errors import UsageError
 from topwork.learn.heads import STRENGTHS

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-from topwork.advise import candidates as known
+from topwork.advice import candidates as known
 
 Corner = tuple[str, str]
 

@@ -17,14 +17,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from topwork.advise.candidates import ONE_PASS, Candidate
-from topwork.advise.comparison import (
+from topwork.advice.candidates import ONE_PASS, Candidate
+from topwork.advice.comparison import (
     ONE_STANDARD_ERROR,
     standard_error,
     standard_errors_above,
 )
-from topwork.advise.profile import Profile
-from topwork.advise.trials import Division, Task, try_plan
+from topwork.advice.profile import Profile
+from topwork.advice.trials import Division, Task, try_plan
 from topwork.data.loading import Track, untracked
 from topwork.errors import TopworkError
 from topwork.learn.folds import stratified_folds

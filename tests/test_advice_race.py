@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 import torch
 
-from topwork.advise import candidates as known
-from topwork.advise import race as race_module
-from topwork.advise import trials
-from topwork.advise.candidates import Candidate, candidates
-from topwork.advise.profile import make_profile
-from topwork.advise.race import Race, cheapest_of_the_best, race, winner
-from topwork.advise.textbook import SAYS, textbook
-from topwork.advise.trials import Division, Task, in_short, try_plan
+from topwork.advice import candidates as known
+from topwork.advice import race as race_module
+from topwork.advice import trials
+from topwork.advice.candidates import Candidate, candidates
+from topwork.advice.profile import make_profile
+from topwork.advice.race import Race, cheapest_of_the_best, race, winner
+from topwork.advice.textbook import SAYS, textbook
+from topwork.advice.trials import Division, Task, in_short, try_plan
 from topwork.advising import Measured, backbones_of, base_plan, measure
 from topwork.data.audit import audit
 from topwork.data.image_set import ImageSet

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from topwork.advise.comparison import (
+from topwork.advice.comparison import (
     paired_difference,
     standard_error,
     standard_errors_above,

@@ -19,7 +19,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from topwork.advise.distances import CutDistance, Distances, frechet_distance
+from topwork.advice.distances import CutDistance, Distances, frechet_distance
 from topwork.errors import WeightsError
 from topwork.network.chain import Chain
 from topwork.network.loading import Loaded

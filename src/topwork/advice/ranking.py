@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from topwork.advise.comparison import (
+from topwork.advice.comparison import (
     ONE_STANDARD_ERROR,
     paired_difference,
     standard_errors_above,
 )
-from topwork.advise.profile import Profile, require_same_folds
-from topwork.advise.shape import TOLD_APART
-from topwork.advise.source_classifier import source_probabilities
-from topwork.advise.transferability import h_score, leep, log_me, nce
+from topwork.advice.profile import Profile, require_same_folds
+from topwork.advice.shape import TOLD_APART
+from topwork.advice.source_classifier import source_probabilities
+from topwork.advice.transferability import h_score, leep, log_me, nce
 
 
 @dataclass(frozen=True)
@@ -22,11 +22,11 @@ class Scores:
     """Transferability scores of a backbone's codes at the top; higher is better.
 
     Attributes:
-        h_score: see `topwork.advise.transferability.h_score`; None where there are no classes.
-        log_me: see `topwork.advise.transferability.log_me`.
-        leep: see `topwork.advise.transferability.leep`; None where the source's own classifier
+        h_score: see `topwork.advice.transferability.h_score`; None where there are no classes.
+        log_me: see `topwork.advice.transferability.log_me`.
+        leep: see `topwork.advice.transferability.leep`; None where the source's own classifier
             is not at hand.
-        nce: see `topwork.advise.transferability.nce`; likewise.
+        nce: see `topwork.advice.transferability.nce`; likewise.
     """
 
     h_score: float | None
@@ -82,7 +82,7 @@ class Ranked:
         entry: the backbone.
         told_apart: whether its accuracy and the best backbone's, each at its best depth, differ by
             more than chance: the 95 % interval of the paired difference leaves out 0. Of numbers,
-            whether its loss lies above by more than `topwork.advise.shape.TOLD_APART` standard
+            whether its loss lies above by more than `topwork.advice.shape.TOLD_APART` standard
             errors.
         recommended: whether it is the one to take.
         why: in words.
@@ -118,7 +118,7 @@ def rank_backbones(entries: Sequence[Entry]) -> tuple[Ranked, ...]:
 
     Recommended is the cheapest of those that are as good as the best: whose loss, on the same
     rows, lies no more than one standard error of the paired difference above its (see
-    `topwork.advise.comparison.ONE_STANDARD_ERROR`). That is stricter than ``told_apart``: what is
+    `topwork.advice.comparison.ONE_STANDARD_ERROR`). That is stricter than ``told_apart``: what is
     not told apart may still be too far behind to be taken for its cost. The cost is that of the
     layers up to the best depth in multiply-adds, which, unlike a measured time, is the same every
     time. Transferability scores have no say; they stand beside the probe.

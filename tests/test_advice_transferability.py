@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 from scipy.optimize import minimize
 from sklearn.covariance import ledoit_wolf
 
-from topwork.advise.source_classifier import source_probabilities
-from topwork.advise.transferability import (
+from topwork.advice.source_classifier import source_probabilities
+from topwork.advice.transferability import (
     h_score,
     ledoit_wolf_shrinkage,
     leep,

@@ -14,7 +14,7 @@ from importlib.metadata import version
 import numpy as np
 import torch
 
-from topwork.advise.remembered import recall, remember
+from topwork.advice.remembered import recall, remember
 from topwork.data.audit import Audit
 from topwork.data.image_set import ImageSet
 from topwork.data.split import Split

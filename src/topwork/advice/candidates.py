@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from topwork.advise.profile import DepthResult, Profile, images_per_class
+from topwork.advice.profile import DepthResult, Profile, images_per_class
 from topwork.errors import UsageError, did_you_mean
 from topwork.named_plans import named_plan
 from topwork.network.chain import CutPoint

@@ -14,16 +14,16 @@ from safetensors.numpy import load_file, save_file
 from torch import nn
 
 from networks import build, snapshot
-from topwork.advise.comparison import paired_difference, standard_errors_above
-from topwork.advise.distances import LIMITS, CutDistance, Distances, frechet_distance
-from topwork.advise.learning_curve import LearningCurve
-from topwork.advise.norm_distances import batch_norm_distances, sample_pixels
-from topwork.advise.profile import DepthResult, Profile
-from topwork.advise.ranking import Entry, Scores, rank_backbones
-from topwork.advise.shape import of_one_answer, shape_of
-from topwork.advise.similarity import similarity_of
-from topwork.advise.size import size_of
-from topwork.advise.source_card import (
+from topwork.advice.comparison import paired_difference, standard_errors_above
+from topwork.advice.distances import LIMITS, CutDistance, Distances, frechet_distance
+from topwork.advice.learning_curve import LearningCurve
+from topwork.advice.norm_distances import batch_norm_distances, sample_pixels
+from topwork.advice.profile import DepthResult, Profile
+from topwork.advice.ranking import Entry, Scores, rank_backbones
+from topwork.advice.shape import of_one_answer, shape_of
+from topwork.advice.similarity import similarity_of
+from topwork.advice.size import size_of
+from topwork.advice.source_card import (
     CARD,
     card_distances,
     card_of,

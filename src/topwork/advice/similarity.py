@@ -11,9 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from topwork.advise.distances import CANNOT_TELL, DIFFERENT, LIMITS, SIMILAR, Distances
-from topwork.advise.profile import DepthResult, Profile
-from topwork.advise.shape import Shape, shape_of
+from topwork.advice.distances import CANNOT_TELL, DIFFERENT, LIMITS, SIMILAR, Distances
+from topwork.advice.profile import DepthResult, Profile
+from topwork.advice.shape import Shape, shape_of
 from topwork.learn.metrics import wilson
 
 NEARLY_ALL = 0.98

@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from topwork.advise.comparison import (
+from topwork.advice.comparison import (
     ONE_STANDARD_ERROR,
     Difference,
     paired_difference,
     standard_errors_above,
 )
-from topwork.advise.distances import CANNOT_TELL, DIFFERENT, SIMILAR
-from topwork.advise.profile import DepthResult, Profile
+from topwork.advice.distances import CANNOT_TELL, DIFFERENT, SIMILAR
+from topwork.advice.profile import DepthResult, Profile
 from topwork.learn.judging import Judged
 from topwork.learn.targets import Targets
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from topwork.advise.learning_curve import LearningCurve
+from topwork.advice.learning_curve import LearningCurve
 
 POINT = 0.01
 """Of accuracy: where twice the images are expected to add more than this, there are few."""

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from topwork.advise.depth_codes import collect
-from topwork.advise.learning_curve import Point, forecast, learning_curve, nested_parts
-from topwork.advise.profile import best_of
+from topwork.advice.depth_codes import collect
+from topwork.advice.learning_curve import Point, forecast, learning_curve, nested_parts
+from topwork.advice.profile import best_of
 from topwork.advising import backbones_of, base_plan, measure, opened, profile
 from topwork.api import fit
 from topwork.data.loading import untracked

@@ -1,8 +1,8 @@
 """How far the target's statistics lie from the source's, where the source's are known.
 
 Two places know them: batch norms, which keep mean and variance of the source at their inputs
-(`topwork.advise.norm_distances`), and a card beside the weights, which keeps those of pooled codes
-(`topwork.advise.source_card`). For each channel both sides are taken for Gaussians and compared in
+(`topwork.advice.norm_distances`), and a card beside the weights, which keeps those of pooled codes
+(`topwork.advice.source_card`). For each channel both sides are taken for Gaussians and compared in
 units of the source's spread.
 """
 

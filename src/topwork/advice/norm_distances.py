@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from topwork.advise.distances import CutDistance, Distances, frechet_distance
+from topwork.advice.distances import CutDistance, Distances, frechet_distance
 from topwork.data.decode import quiet
 from topwork.data.image_set import ImageSet
 from topwork.data.loading import map_ahead, read_view

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from topwork.advise.candidates import Candidate, candidates
-from topwork.advise.comparison import paired_difference
-from topwork.advise.distances import Distances
-from topwork.advise.norm_distances import batch_norm_distances, sample_pixels
-from topwork.advise.profile import Profile, images_per_class
-from topwork.advise.race import (
+from topwork.advice.candidates import Candidate, candidates
+from topwork.advice.comparison import paired_difference
+from topwork.advice.distances import Distances
+from topwork.advice.norm_distances import batch_norm_distances, sample_pixels
+from topwork.advice.profile import Profile, images_per_class
+from topwork.advice.race import (
     Race,
     Standing,
     errors_ahead,
@@ -23,11 +23,11 @@ from topwork.advise.race import (
     race,
     winner,
 )
-from topwork.advise.similarity import Similarity, similarity_of
-from topwork.advise.size import Size, size_of
-from topwork.advise.source_card import card_distances, card_of
-from topwork.advise.textbook import Textbook, textbook
-from topwork.advise.trials import Task
+from topwork.advice.similarity import Similarity, similarity_of
+from topwork.advice.size import Size, size_of
+from topwork.advice.source_card import card_distances, card_of
+from topwork.advice.textbook import Textbook, textbook
+from topwork.advice.trials import Task
 from topwork.data.loading import Track, untracked
 from topwork.errors import UsageError
 from topwork.learn.metrics import NORMAL_QUANTILE, proportion
@@ -185,7 +185,7 @@ def advise_on(
         profile: of the same images.
         base: a plan that says backbone, kept depth, image size and channels.
         only: names of the candidates to compare; all by default.
-        time_budget: in seconds, see `topwork.advise.race.race`.
+        time_budget: in seconds, see `topwork.advice.race.race`.
         started: when the work began that the budget is for; by default now.
         track: shows progress.
 
