@@ -14,7 +14,7 @@ from topwork.network.answers import answers as answers_to
 from topwork.phase import Phase
 from topwork.plan import Plan
 from topwork.report.evidence import evidence_of
-from topwork.report.record import results
+from topwork.report.record import HEADLINES, results
 
 HOSTILE = (
     "<script>document.title='owned'</script>",
@@ -45,7 +45,7 @@ def made_up(
     """Return evidence as a fit would have left it."""
     fit = scored(kind, names, count=count, phases=phases, views=views, seed=seed)
     if advised:
-        fit["record"]["advice"] = advice(fit["record"]["plan"])
+        fit["record"]["advice"] = advice(fit["record"]["plan"], kind)
     return evidence_of(**fit)
 
 
@@ -106,7 +106,8 @@ def image_set(
         if kind == "classes":
             labels = (names[number % len(names)],)
         elif kind == "labels":
-            labels = tuple(sorted(name for name in names if generator.random() < 0.4))
+            drawn = generator.permutation(len(names))  # data need not list labels in order
+            labels = tuple(names[place] for place in drawn if generator.random() < 0.4)
         else:
             labels = tuple(f"{value:.3f}" for value in generator.normal(size=len(names)))
         name = f"{HOSTILE[number % len(HOSTILE)]}/{number}.png"
@@ -208,8 +209,9 @@ def gradual() -> dict[str, Any]:
     }
 
 
-def advice(plan: dict[str, Any], depths: int = 30) -> dict[str, Any]:
+def advice(plan: dict[str, Any], kind: str = "classes", depths: int = 30) -> dict[str, Any]:
     """Return advice on a network of many depths, with candidates in each state."""
+    metric = {"classes": "accuracy", "labels": "label_accuracy", "numbers": "none"}[kind]
     names = [f"stages.{number // 3}.blocks.{number % 3}" for number in range(depths - 1)]
     rows = [
         {
@@ -224,31 +226,39 @@ def advice(plan: dict[str, Any], depths: int = 30) -> dict[str, Any]:
         {"images": 8 * 2**k, "value": 0.6 + k / 10, "interval": [0.5, 0.95]} for k in range(4)
     ]
     profile = {
-        "metric": "accuracy", "depths": rows, "images": 64, "folds": 5, "best": names[-1],
-        "top": "norm", "gain": gain, "notes": ["a note on the profile"],
+        "metric": HEADLINES[kind], "depths": rows, "images": 64, "folds": 5, "best": names[-1],
+        "top": "norm", "gain": None if kind == "numbers" else gain,
+        "notes": ["a note on the profile"],
         "learning_curve": {"depth": names[-1], "doubling": gain, "points": points},
         "similarity": {"verdict": "cannot tell", "transfers": False, "why": "It is <flat>."},
         "size": {"verdict": "small", "why": "32 images per class."},
     }  # fmt: skip
 
-    def candidate(name: str, state: str, value: float | None, **more: Any) -> dict[str, Any]:
-        known = value is not None
+    def candidate(name: str, state: str, score: float | None, **more: Any) -> dict[str, Any]:
+        known = score is not None and metric != "none"
+        trained = {"views": 1, "phases": [{"epochs": 20}]}
         return {
-            "name": name, "plan_in_words": [], "why": f"why {name}", "corner": "small, similar",
-            "state": state, "reason": f"reason of {name}", "value": value,
-            "interval": [value - 0.1, value + 0.05] if known else None, "n": 64,
-            "loss": 1 - value if known else None, "difference": gain if known else None,
+            "name": name, "plan": trained, "plan_in_words": [], "why": f"why {name}",
+            "corner": "small, similar", "state": state, "reason": f"reason of {name}",
+            "value": score if known else None,
+            "interval": [score - 0.1, score + 0.05] if known else None, "n": 64 if score else 0,
+            "loss": 1 - score if score else None, "difference": gain if known else None,
             "seconds": 1.0, "seconds_to_fit": 125.0, "recommended": False, **more,
         }  # fmt: skip
 
+    frozen = {"views": 1, "phases": [{"epochs": 0}]}
+
     return {
         "recommended": plan, "recommended_name": "features at the top", "why": "It is <cheapest>.",
-        "metric": "accuracy", "images": 64, "folds": 5, "time_budget": 60.0, "seconds": 31.0,
+        "metric": metric, "images": 64, "folds": 5, "time_budget": 60.0, "seconds": 31.0,
         "candidates": [
+            candidate("several depths", "compared", 0.9, plan=frozen),
+            candidate("features at the top", "compared", 0.85, plan=frozen, recommended=True),
+            candidate("views", "compared", 0.8, plan={**frozen, "views": 4}, n=26),
+            candidate(
+                "fine-tune all of a network that is called by a long name", "dropped", 0.95, n=13
+            ),
             candidate("from scratch", "not tried", None),
-            candidate("fine-tune all of a network that is called by a long name", "dropped", 0.7),
-            candidate("features at the top", "compared", 0.85, recommended=True),
-            candidate("several depths", "compared", 0.9),
         ],
         "compared_with": "several depths",
         "textbook": {"words": "Small and similar: a linear classifier.", "agrees": True},

@@ -65,7 +65,7 @@ def looks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]
     frames = []
     for kind, options in KINDS.items():
         evidence = made_up(**options)
-        page = render_page(sections(evidence))
+        page = render_page(sections(evidence, "runs/one"))
         page, policies = re.subn(r"<meta http-equiv=[^>]*>", "", page)
         assert policies == 1
         for size, (width, height) in SIZES.items():

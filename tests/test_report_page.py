@@ -5,6 +5,9 @@ import io
 import json
 import math
 import re
+import shlex
+from dataclasses import replace
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -21,8 +24,18 @@ from topwork.data.loading import read_view
 from topwork.errors import DataError, UsageError
 from topwork.report.evidence import calibration, evidence_of, judge_each
 from topwork.report.markdown import escaped
-from topwork.report.page import EVIDENCE, MARKDOWN, PAGE, rebuild, write_report
+from topwork.report.page import (
+    EVIDENCE,
+    MARKDOWN,
+    PAGE,
+    rebuild,
+    render_markdown,
+    render_page,
+    write_report,
+)
+from topwork.report.record import results
 from topwork.report.scales import Scale, linear, logarithmic, named
+from topwork.report.sections import sections
 from topwork.report.words import amount, limits, percent
 
 KINDS: dict[str, dict[str, Any]] = {
@@ -30,8 +43,8 @@ KINDS: dict[str, dict[str, Any]] = {
     "hostile classes": {"names": HOSTILE, "advised": True, "phases": "trained", "views": 3},
     "forty classes": {"names": tuple(f"class {n}" for n in range(40)), "count": 640},
     "step by step": {"phases": "gradual"},
-    "labels": {"kind": "labels", "names": HOSTILE[:4]},
-    "numbers": {"kind": "numbers", "names": HOSTILE[:3]},
+    "labels": {"kind": "labels", "names": HOSTILE[:4], "advised": True},
+    "numbers": {"kind": "numbers", "names": HOSTILE[:3], "advised": True, "phases": "trained"},
 }
 
 
@@ -132,6 +145,7 @@ def test_names_are_shown_as_they_are(reports: dict, kind: str) -> None:
     page = Page(text)
     for name in evidence["record"]["classes"]:
         if name not in evidence["record"]["test"]["absent"]:
+            name = name.replace("\u202e", "\\u202e").replace("\u202c", "\\u202c")
             assert any(name.replace("\r\n", "\n") in word.replace("\r", "") for word in page.words)
 
 
@@ -193,6 +207,74 @@ def test_many_classes_show_what_was_confused_most(reports: dict) -> None:
     ]
     assert f"| {expected[0][2]} | {expected[0][3]} | {-expected[0][0]} |" in markdown
     assert "true ╲ said" not in text
+
+
+def test_no_test_image_has_any_label(tmp_path: Path) -> None:
+    fit = scored("labels", ("wet", "cold"))
+    targets = replace(fit["targets"], values=np.zeros_like(fit["targets"].values))
+    fit["record"] |= results(fit["answers"], targets, 0)
+    evidence = evidence_of(**(fit | {"targets": targets}))
+    assert evidence["record"]["value"] is None
+    write_report(evidence, tmp_path)
+    for name in (PAGE, MARKDOWN):
+        text = (tmp_path / name).read_text(encoding="utf-8")
+        assert "No test image has any label." in text
+        assert "nothing shows" not in text
+
+
+def test_right_labels_are_right_in_any_order() -> None:
+    fit = scored("labels", ("wet", "cold", "new"), count=120)
+    names = fit["targets"].names
+    given = {item.name: item.labels for item in fit["images"].items}
+    assert any(list(labels) != sorted(labels, key=names.index) for labels in given.values())
+    told = sections(evidence_of(**fit), "run")
+    assert all(len(row["lines"]) == 1 for row in told["surest"])
+    assert all(len(row["lines"]) == 3 for row in told["worst"])
+
+
+def test_names_that_are_not_utf_8(tmp_path: Path) -> None:
+    evidence = made_up()
+    evidence["record"]["data"]["location"] = evidence["worst"][0]["name"] = "photos\udcff"
+    write_report(evidence, tmp_path)
+    assert r"<h1>photos\udcff</h1>" in (tmp_path / PAGE).read_text(encoding="utf-8")
+    rebuild(tmp_path)
+    assert r"# photos\udcff" in (tmp_path / MARKDOWN).read_text(encoding="utf-8")
+
+
+def test_code_keeps_its_spaces() -> None:
+    evidence = made_up()
+    evidence["worst"][0]["name"] = "5 min/12 s.png"
+    evidence["record"]["command"] = ["topwork", "fit", "5 min of 3 points"]
+    page = render_page(sections(evidence, "5 min"))
+    for code in ("topwork predict '5 min' IMAGE", "'5 min of 3 points'", "12 s.png<"):
+        assert code in unescape(page)
+
+
+def test_no_name_turns_what_follows_around(reports: dict) -> None:
+    for kind in KINDS:
+        for text in reports[kind][1:]:
+            assert not re.search("[\u202a-\u202e\u2066-\u2069]", text)
+    assert "\\u202eright to left" in reports["hostile classes"][1]
+
+
+def test_lost_images_share_a_note() -> None:
+    evidence = made_up()
+    lost = [[f"{number}.png", "no such file"] for number in range(103)]
+    evidence["record"]["data"]["lost_later"] = lost
+    evidence["record"]["notes"] += [f"lost after the audit: {n}: {why}" for n, why in lost]
+    text = render_page(sections(evidence, "run"))
+    note = "103 images lost after the audit: 0.png, 1.png, 2.png, 3.png, 4.png and 98 more"
+    assert text.count('<p class="note">') == 3  # a note on codes, this one, the license
+    assert note in text
+    assert text.count(": no such file</li>") == 100
+    assert "3 more are in record.json." in text
+
+
+def test_views_of_an_image_share_a_row() -> None:
+    for views, columns in ((1, None), (3, "3"), (9, "4")):
+        text = render_page(sections(made_up(views=views), "run"))
+        found = re.search(r"--views:(\d+)", text)
+        assert (found and found.group(1)) == columns
 
 
 def test_calibration_by_hand() -> None:
@@ -298,7 +380,6 @@ def test_advice_is_told(reports: dict) -> None:
         assert "Features at the top: It is <cheapest>." in shown
         assert "It is <flat>." in shown
         assert "Small and similar: a linear classifier. The measurement agrees." in shown
-    assert page.text.index("features at the top recommended") < page.text.index("several depths")
     depths = advice["profile"]["depths"]
     rows = [row for row in page.rows if row[0] in {depth["name"] for depth in depths}]
     assert [(row[0], row[1]) for row in rows] == [
@@ -306,6 +387,38 @@ def test_advice_is_told(reports: dict) -> None:
     ]
     assert "Nothing that the network has learned seems to help" in page.text
     assert "Why this plan" not in reports["two classes"][1]
+
+
+def test_candidates_are_grouped_by_what_their_figures_were_measured_on(reports: dict) -> None:
+    evidence, text, markdown = reports["hostile classes"]
+    page = Page(text)
+    for shown in (page.text, markdown):
+        shown = shown[shown.index("What was tried") :]
+        words = ("On frozen features", "several depths", "features at the top", "In trials")
+        words += ("views", "fine-tune all of", "Not judged", "from scratch")
+        places = [shown.index(word) for word in words]
+        assert places == sorted(places)  # as they were tried, cheapest first, not by loss
+        assert "same folds" not in shown
+        assert "unless a trial is better by more than one standard error" in shown
+    for count in (64, 26, 13):
+        assert f" on {count} images" in page.text
+        assert re.search(rf"\| 0\.\d+ \| {count} \|", markdown)
+    assert evidence["record"]["advice"]["candidates"][0]["recommended"] is False
+
+
+def test_candidates_of_labels_and_numbers(reports: dict) -> None:
+    for shown in (Page(reports["labels"][1]).text, reports["labels"][2]):
+        told = shown[shown.index("What was tried") : shown.index("The textbook's rule")]
+        assert "right labels" in told
+        assert "90.0 %" in told  # a share, not an average precision
+        assert "mean average precision" not in told
+    for shown in (Page(reports["numbers"][1]).text, reports["numbers"][2]):
+        told = shown[shown.index("What was tried") : shown.index("The textbook's rule")]
+        assert "the loss alone" in told
+        assert "0.100" in told
+        assert "%" not in told
+        assert "none" not in told
+    assert "loss 0.100" in Page(reports["numbers"][1]).text
 
 
 def test_curves_of_training_go_through_what_was_recorded(reports: dict) -> None:
@@ -318,19 +431,32 @@ def test_curves_of_training_go_through_what_was_recorded(reports: dict) -> None:
         *("epoch 0: 62.5 %", "epoch 1: 75.0 %", "epoch 2: 75.0 %", "epoch 3: 75.0 %"),
     ]
     assert "75.0\N{NO-BREAK SPACE}% right after epoch 2, the best." in text
+    numbers = reports["numbers"][1]
+    assert "Loss by epoch" in numbers
+    assert "Images right" not in numbers  # numbers are not right or wrong
     gradual = Page(reports["step by step"][1]).text
     assert "kept: frozen up to blocks.1." in gradual
 
 
 def test_strips_show_what_each_phase_trains(reports: dict) -> None:
     def strips(kind: str) -> list[list[str]]:
-        text = reports[kind][1]
+        return strips_of(reports[kind][1])
+
+    def strips_of(text: str) -> list[list[str]]:
         found = re.findall(r'<div class="layers">(.*?)</div>', text, re.DOTALL)
         return [re.findall(r'flex:(\d+) 1 0" title="\d+ depths ([^"]*)"', each) for each in found]
 
     assert strips("two classes") == [[("4", "frozen")]]
     assert strips("hostile classes") == [[("4", "frozen")], [("1", "frozen"), ("3", "trained")]]
     assert strips("step by step")[1] == [("3", "frozen"), ("1", "trained")]  # what it kept
+    for kind, lowest in (("trained", "1"), ("gradual", "2")):
+        evidence = made_up(phases=kind)
+        evidence["record"]["phases"][1] |= {"improved": False, "chosen": None}
+        text = render_page(sections(evidence, "run"))
+        tried = [("1" if kind == "trained" else "2", "frozen")]
+        tried += [(str(4 - int(lowest)), "tried, not kept")]
+        assert strips_of(text)[1] == tried
+        assert '<span class="trained"' not in text
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -354,6 +480,8 @@ def test_text_loses_its_power_in_markdown() -> None:
     assert escaped("-1.5") == "-1.5"
     assert escaped("&lt; & b") == r"\&lt; & b"
     assert escaped(12.5) == "12.5"
+    assert escaped("http://a.org and WWW.a.org") == r"http\://a.org and WWW\.a.org"
+    assert escaped("\u2067a\u202eb") == r"\\u2067a\\u202eb"
 
 
 def test_rebuild_gives_the_same_pages(reports: dict, tmp_path: Path) -> None:
@@ -361,8 +489,15 @@ def test_rebuild_gives_the_same_pages(reports: dict, tmp_path: Path) -> None:
     (tmp_path / EVIDENCE).write_text(json.dumps(evidence, indent=1), encoding="utf-8")
     (tmp_path / PAGE).write_text("old", encoding="utf-8")
     rebuild(tmp_path)
-    assert (tmp_path / PAGE).read_text(encoding="utf-8") == page
-    assert (tmp_path / MARKDOWN).read_text(encoding="utf-8") == markdown
+    folder, run = evidence["record"]["run"], str(tmp_path)
+    for file, before in ((PAGE, page), (MARKDOWN, markdown)):
+        after = (tmp_path / file).read_text(encoding="utf-8")
+        assert [unescape(before).count(name) for name in (shlex.quote(folder), run)] == [3, 0]
+        assert unescape(after).count(folder) == 0  # commands name where the run lies now
+        assert f"topwork predict {shlex.quote(run)} IMAGE..." in after
+    told = sections(evidence, folder)
+    again = [text.replace("\r\n", "\n") for text in (render_page(told), render_markdown(told))]
+    assert again == [page, markdown]
     assert sorted(path.name for path in tmp_path.iterdir()) == [PAGE, EVIDENCE, MARKDOWN]
 
 
@@ -376,16 +511,29 @@ def test_rebuild_says_what_is_missing(tmp_path: Path) -> None:
         rebuild(tmp_path)
     file = tmp_path / EVIDENCE
     for text, message in (
-        ('{"format": 1, ', "is damaged .*; fit again"),
-        ("[]", "is of format None, this topwork shows 1; fit again"),
+        ('{"format": 2, ', "is damaged .*; fit again"),
+        ("[]", "is of format None, this topwork shows 2; fit again"),
         ('{"format": 99}', "is of format 99"),
-        ('{"format": 1}', "lacks what a report needs .KeyError: 'record'.; fit again"),
+        ('{"format": 2}', "lacks what a report needs .KeyError: 'record'.; fit again"),
     ):
         file.write_text(text, encoding="utf-8")
         with pytest.raises(DataError, match=message) as raised:
             rebuild(tmp_path)
         assert "\n" not in str(raised.value)
     assert not (tmp_path / PAGE).exists()
+
+
+def test_rebuild_tells_templates_from_disks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evidence = made_up(advised=True)
+    evidence["record"]["advice"]["textbook"] = {}
+    (tmp_path / EVIDENCE).write_text(json.dumps(evidence), encoding="utf-8")
+    with pytest.raises(DataError, match=r"lacks what a report needs .UndefinedError: .*words"):
+        rebuild(tmp_path)
+    monkeypatch.setattr("topwork.report.page.TEMPLATES", tmp_path)
+    with pytest.raises(DataError, match="TemplateNotFound"):
+        rebuild(tmp_path)
 
 
 def test_evidence_from_strangers_cannot_reach_out(tmp_path: Path) -> None:
@@ -406,20 +554,39 @@ values = st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=8)
 
 @given(values)
 def test_linear_scales_hold_all_values(found: list[float]) -> None:
-    scale = linear(found, "{:g}".format)
+    scale = linear(found)
     slack = 1e-6 * (scale.high - scale.low)
     assert scale.low - slack <= min(found)
     assert max(found) <= scale.high + slack
     places = [tick.place for tick in scale.ticks]
     assert places == sorted(places)
     assert 2 <= len(places) <= 8
+    labels = [tick.label for tick in scale.ticks]
+    assert len(set(labels)) == len(labels)
     for tick in scale.ticks:
-        assert scale.place(float(tick.label)) == pytest.approx(tick.place, abs=15)
+        value = float(tick.label.replace(",", ""))
+        assert scale.place(value) == pytest.approx(tick.place, abs=15)
+
+
+@pytest.mark.parametrize(
+    ("found", "labels"),
+    [
+        ([0.0, 0.0], ["0.0", "0.2", "0.4", "0.6", "0.8", "1.0"]),
+        ([0.25, 1.0], ["0.2", "0.4", "0.6", "0.8", "1.0"]),
+        ([12_000, 14_000], ["12,000", "12,500", "13,000", "13,500", "14,000"]),
+        ([1_234_568, 1_234_570], ["1234568", "1234568.5", "1234569", "1234569.5", "1234570"]),
+        ([3e9, 8e9], ["3e+09", "4e+09", "5e+09", "6e+09", "7e+09", "8e+09"]),
+    ],
+)
+def test_ticks_are_told_apart(found: list[float], labels: list[str]) -> None:
+    scale = linear(found, least=0)
+    assert [tick.label for tick in scale.ticks] == labels
+    assert scale.place(found[0]) == scale.ticks[0].place or found[0] == 0.25
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
 def test_scales_of_shares_stay_between_nothing_and_all(found: list[float]) -> None:
-    scale = linear(found, "{:g}".format, least=0, most=1)
+    scale = linear(found, least=0, most=1)
     assert scale.low >= 0
     assert scale.high <= 1
     assert scale.low < scale.high

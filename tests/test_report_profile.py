@@ -17,6 +17,7 @@ from topwork.report.advice_terminal import print_advice, print_profile, print_ra
 from topwork.report.profile_picture import draw_profile
 from topwork.report.profile_words import headline, headline_of_several
 from topwork.report.terminal import out_console
+from topwork.report.words import gain_in_words
 
 MOBILENET = [
     *("bn1", "blocks.0.0", "blocks.1.0", "blocks.1.1", "blocks.2.0", "blocks.2.1", "blocks.2.2"),
@@ -278,6 +279,50 @@ def test_png_and_svg(tmp_path: Path) -> None:
     assert "<!-- blocks.4.0 -->" in text
 
 
+def test_dollars_are_no_formula(drawn) -> None:
+    names = ["in$put", "$a_{1", r"b$\nonsense$", "top"]
+    profile = a_profile([0.5, 0.6, 0.8, 0.7], names, backbone="$net$", told_apart=False)
+    figure = drawn(profile)
+    assert set(names) <= set(words_on(figure).split("\n"))
+    assert not any(text.get_parse_math() for text in texts_of(figure))
+
+
+def test_a_picture_is_there_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "profile.png"
+    file.write_bytes(b"before")
+
+    def fail(figure: Figure, target: Any, **options: Any) -> None:
+        target.write(b"half")
+        raise OSError("no space is left")
+
+    monkeypatch.setattr(Figure, "savefig", fail)
+    with pytest.raises(OSError, match="no space"):
+        draw_profile([a_profile()], file)
+    assert file.read_bytes() == b"before"
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_candidates_of_labels_and_numbers(capfd: pytest.CaptureFixture[str]) -> None:
+    advice = an_advice()
+    for metric, title in (("label_accuracy", "right labels"), ("none", "value")):
+        advice["metric"] = metric
+        print_advice(advice)
+        assert re.search(
+            rf"^ +plan +{title} +95 % interval +loss +images", capfd.readouterr().out, re.M
+        )
+
+
+def test_gains_of_labels_say_so() -> None:
+    profile = a_profile(PEAKED, metric="mean_average_precision")
+    profile["gain"] = {"value": 0.02, "interval": [0.01, 0.03], "told_apart": True}
+    assert gain_in_words(profile).endswith("bn2: +2.0 points (+1.0 to +3.0) of right labels")
+    assert headline(profile).startswith(
+        "Best at blocks.4.0 (0.870), 2.0 points of right labels above"
+    )
+
+
 def test_it_uses_no_global_state() -> None:
     script = (
         "import sys, topwork.report.profile_picture, topwork.report.advice_terminal;"
@@ -386,6 +431,7 @@ def an_advice() -> dict[str, Any]:
                 value=0.95,
                 interval=[0.92, 0.97],
                 loss=0.15,
+                n=245,
                 difference={"value": 0.0, "interval": [-0.01, 0.01], "told_apart": False},
                 seconds=1.2,
                 recommended=True,
@@ -396,6 +442,7 @@ def an_advice() -> dict[str, Any]:
                 value=0.9,
                 interval=[0.86, 0.93],
                 loss=0.31,
+                n=98,
                 difference={"value": -0.05, "interval": [-0.08, -0.02], "told_apart": True},
                 seconds=20.0,
             ),
@@ -419,10 +466,10 @@ def test_advice_for_people(capfd: pytest.CaptureFixture[str]) -> None:
     print_advice(an_advice())
     out = capfd.readouterr().out
     assert re.search(
-        r"^ > +features \[top\] +0\.950 +0\.920 to 0\.970 +0\.150 +0\.0 points", out, re.M
+        r"^ > +features \[top\] +0\.950 +0\.920 to 0\.970 +0\.150 +245 +0\.0 points", out, re.M
     )
     assert re.search(r"fine-tune all .* .5\.0 points \(.8\.0 to .2\.0\), told apart +20\.0 s", out)
-    assert re.search(r"^ +from scratch +- +- +- +- +- +30\.0 s +not tried: reason of", out, re.M)
+    assert re.search(r"^ +from scratch +- +- +- +- +- +- +30\.0 s +not tried: reason of", out, re.M)
     assert "Difference: from features [top], on the same images.\n" in out
     assert "textbook: Small and similar: a linear classifier; the measurement agrees.\n" in out
     assert "recommended: features [top]\n  It is the cheapest of those that cannot be" in out

@@ -13,10 +13,12 @@ from topwork.report.words import (
     amount,
     counted,
     difference,
+    gain_in_words,
     limits,
     listed,
     metric_name,
     seconds,
+    sentence,
 )
 
 
@@ -47,15 +49,6 @@ def recommended(name: str, why: str) -> str:
     'Fine-tune all: it has the least loss.'
     """
     return sentence(why if name in why else f"{name}: {why}")
-
-
-def sentence(text: str) -> str:
-    """Begin with a capital and end with a period.
-
-    >>> sentence("few images"), sentence("Few images.")
-    ('Few images.', 'Few images.')
-    """
-    return f"{text[:1].upper()}{text[1:]}{'' if text.endswith('.') else '.'}"
 
 
 def spent(advice: dict[str, Any]) -> str:
@@ -125,20 +118,11 @@ def by_depth(profile: dict[str, Any], plan: dict[str, Any]) -> dict[str, Any]:
 
 def caption_of(profile: dict[str, Any], chosen: list[int], names: list[str]) -> str:
     """Say what the profile shows: where it is best, and whether that differs from the top."""
-    metric, gain = profile["metric"], profile["gain"]
     text = (
         f"A linear head on the outputs of each depth, {profile['folds']}-fold cross-validation on"
         f" {counted(profile['images'], 'image')}; bands are 95 % intervals."
-        f" The loss is least at {profile['best']}"
+        f" {sentence(gain_in_words(profile))}"
     )
-    if profile["best"] == profile["top"]:
-        text += ", the top."
-    else:
-        text += f", below the top, {profile['top']}"
-        if metric == "accuracy" and gain:
-            apart = "" if gain["told_apart"] else ", not told apart from none"
-            text += f"; its gain over the top is {difference(metric, gain)} of accuracy{apart}"
-        text += "."
     if chosen:
         read = listed([names[place] for place in chosen])
         lines = "The line marks" if len(chosen) == 1 else "The lines mark"
@@ -147,25 +131,66 @@ def caption_of(profile: dict[str, Any], chosen: list[int], names: list[str]) -> 
 
 
 def candidates(advice: dict[str, Any]) -> dict[str, Any]:
-    """Return the plans that were compared, the best first, then the others."""
-    metric = advice["metric"]
-    rows = sorted(
-        advice["candidates"],
-        key=lambda row: (not row["recommended"], row["loss"] is None, row["loss"] or 0.0),
-    )
+    """Return the plans in groups, by what their figures were measured on, cheapest first."""
+    metric, rows = advice["metric"], advice["candidates"]
+    champion = advice.get("compared_with")
     points = [(0.0, row["value"], row["interval"]) for row in rows if row["value"] is not None]
     scale = scale_of(metric, points) if points else Scale(0, 1)
+    judged = [row for row in rows if row["loss"] is not None]
+    groups = (
+        (
+            "On frozen features",
+            "Each image was judged by a head that had not learned from it (out of fold).",
+            [row for row in judged if not is_trial(row["plan"])],
+        ),
+        (
+            "In trials",
+            "Each learned from some of the images, often in fewer epochs, and was judged by others;"
+            " figures from different images cannot be compared."
+            + (f" For the differences {champion} learned anew from the same." if champion else ""),
+            [row for row in judged if is_trial(row["plan"])],
+        ),
+        ("Not judged", "", [row for row in rows if row["loss"] is None]),
+    )
     return {
-        "metric": metric_name(metric),
-        "ticks": scale.ticks if points else (),
-        "compared_with": advice.get("compared_with") or "the least loss",
-        "rows": [candidate(row, metric, scale) for row in rows],
+        "metric": None if metric == "none" else metric_name(metric),
+        "ticks": scale.ticks,
+        "compared_with": champion,
+        "groups": [
+            {
+                "name": name,
+                "caption": text,
+                "rows": [candidate(row, metric, scale) for row in found],
+            }
+            for name, text, found in groups
+            if found
+        ],
+        "caption": caption_of_candidates(metric, champion),
     }
+
+
+def is_trial(plan: dict[str, Any]) -> bool:
+    """Say whether a plan takes a trial; the others are judged by cached codes at once."""
+    return plan["views"] > 1 or any(phase["epochs"] for phase in plan["phases"])
+
+
+def caption_of_candidates(metric: str, champion: str | None) -> str:
+    """Say what the figures of candidates are, and which is recommended."""
+    text = (
+        "Of numbers there is the loss alone: the squared error as a share of the variance."
+        if metric == "none"
+        else f"Lines: {metric_name(metric)}, with 95 % intervals."
+    )
+    if champion:
+        text += (
+            " Recommended are frozen features, unless a trial is better by more than one standard"
+            " error of the loss."
+        )
+    return text
 
 
 def candidate(row: dict[str, Any], metric: str, scale: Scale) -> dict[str, Any]:
     """Return one plan that was compared, or why it was not."""
-    place = interval(row, scale)
     apart = row["difference"]
     return {
         "name": row["name"],
@@ -174,15 +199,15 @@ def candidate(row: dict[str, Any], metric: str, scale: Scale) -> dict[str, Any]:
         "why": row["why"],
         "corner": row["corner"],
         "reason": row["reason"],
-        "range": place,
+        "range": interval(row, scale),
         "value": amount(metric, row["value"]),
         "interval": limits(metric, row["interval"]),
+        "n": f"{row['n']:,}" if row["n"] else "-",
         "loss": "-" if row["loss"] is None else f"{row['loss']:.3f}",
-        "difference": difference("accuracy", apart),
+        "difference": difference(metric, apart),
         "told_apart": bool(apart and apart["told_apart"]),
         "seconds": seconds(row["seconds"]) if row["state"] != "not tried" else "-",
         "seconds_to_fit": seconds(row["seconds_to_fit"]),
-        "plan": row["plan_in_words"],
     }
 
 

@@ -23,7 +23,7 @@ from topwork.report.thumbnails import thumbnails
 
 Array = np.ndarray
 
-FORMAT = 1
+FORMAT = 2
 """Of the dict; raise it when older ones cannot be shown any more."""
 
 WORST, SUREST, SEEN = 12, 6, 6  # pictures of each kind
@@ -67,15 +67,16 @@ def evidence_of(
     wanted = [*shown, *(pair for row in seen for pair in row)]
     preprocessing = loaded.backbone.preprocessing
     made = iter(thumbnails(images, wanted, audited.digests, preprocessing, decoding))
-    said = conclusions(known.kind, known.names, answers)
 
     def picture(row: int) -> dict[str, Any]:
-        item, answer = images.items[tested[row]], said[row]
+        item = images.items[tested[row]]
+        (answer,) = conclusions(known.kind, known.names, answers[row : row + 1])
         return {
             "name": item.name,
             "image": next(made),
             "true": in_words(item.labels),
             "said": in_words(answer if isinstance(answer, tuple) else (answer,)),
+            "right": bool(right[row]),
             "loss": float(losses[row]),
             **remarks(known, answers[row], row),
         }
@@ -83,10 +84,7 @@ def evidence_of(
     return {
         "format": FORMAT,
         "record": record,
-        "axis": [
-            {"name": cut.name, "depth": cut.depth, "parameters": cut.parameters}
-            for cut in loaded.chain.cuts
-        ],
+        "axis": [{"name": cut.name, "depth": cut.depth} for cut in loaded.chain.cuts],
         "worst": [picture(row) for row in worst],
         "surest": [picture(row) for row in surest],
         "views": [

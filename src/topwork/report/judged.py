@@ -67,7 +67,7 @@ def matrix(names: list[str], counts: list[list[int]]) -> list[dict[str, Any]]:
             }
             for column, count in enumerate(row)
         ]
-        found.append({"name": name, "n": members, "cells": cells})
+        found.append({"name": name, "cells": cells})
     return found
 
 

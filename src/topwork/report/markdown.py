@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from typing import Any
 
-SPECIAL = re.compile(r"[\\`*\[\]<>|#~$!]|(?<!\w)_|_(?!\w)|&(?=#?\w+;)")
-"""What begins markup in a line, underscores at the edges of words among it."""
+from topwork.report.words import visible
+
+SPECIAL = re.compile(r"[\\`*\[\]<>|#~$!]|(?<!\w)_|_(?!\w)|&(?=#?\w+;)|:(?=//)|(?<=www)\.", re.I)
+"""What begins markup in a line, underscores at the edges of words and addresses among it."""
 
 LIST = re.compile(r"^(\d*)([-+.)])(?= |$)")
 """What begins an item of a list."""
@@ -21,9 +23,11 @@ def escaped(value: Any) -> str:
 
     >>> print(escaped("a|b *c* <script> blocks.6_x"))
     a\|b \*c\* \<script\> blocks.6_x
+    >>> print(escaped("see www.example.org or https://example.org"))
+    see www\.example.org or https\://example.org
     """
     if isinstance(value, Verbatim):
-        return value
-    line = " ".join(str(value).split())
+        return visible(value)
+    line = " ".join(visible(str(value)).split())
     line = SPECIAL.sub(lambda found: f"\\{found.group()}", line)
     return LIST.sub(r"\1\\\2", line)

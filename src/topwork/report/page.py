@@ -15,12 +15,13 @@ from topwork.data.files import write_atomically
 from topwork.errors import DataError, UsageError
 from topwork.report.markdown import Verbatim, escaped
 from topwork.report.sections import sections
+from topwork.report.words import Code, visible
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
 EVIDENCE, PAGE, MARKDOWN = "report.json", "report.html", "report.md"
-UNIT = re.compile(r"(?<=\d) (?=%|(?:s|min|points)\b)")
+BEFORE_UNIT = re.compile(r"(?<=\d) (?=%|(?:s|min|points)\b)")
 """The space between a number and its unit."""
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -41,15 +42,22 @@ def write_report(evidence: dict[str, Any], folder: Path) -> dict[str, str]:
     """
     text = json.dumps(evidence, allow_nan=False)
     write_atomically(folder / EVIDENCE, text.encode("utf-8"))
-    return write_pages(evidence, folder)
+    return write_pages(evidence, folder, evidence["record"]["run"])
 
 
-def write_pages(evidence: dict[str, Any], folder: Path) -> dict[str, str]:
-    """Write the page and the Markdown; return their paths."""
-    told = sections(evidence)
+def write_pages(evidence: dict[str, Any], folder: Path, run: str) -> dict[str, str]:
+    """Write the page and the Markdown; return their paths.
+
+    Args:
+        evidence: what they show.
+        folder: where.
+        run: the run folder as commands in them call it.
+    """
+    told = sections(evidence, run)
     page, markdown = folder / PAGE, folder / MARKDOWN
-    write_atomically(page, render_page(told).encode("utf-8"))
-    write_atomically(markdown, render_markdown(told).encode("utf-8"))
+    for path, text in ((page, render_page(told)), (markdown, render_markdown(told))):
+        # Names of files need not be UTF-8: what is not is shown as "\\udcff".
+        write_atomically(path, text.encode("utf-8", "backslashreplace"))
     return {"html": str(page), "markdown": str(markdown)}
 
 
@@ -66,19 +74,22 @@ def rebuild(run: str | Path) -> dict[str, str]:
         UsageError: if it is no run folder, has no evidence, or cannot be written.
         DataError: if its evidence is damaged, or of another version of topwork.
     """
+    from jinja2 import TemplateError
+
     folder = Path(run)
     evidence = read_evidence(folder)
+    unfit = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
     try:
-        return write_pages(evidence, folder)
+        return write_pages(evidence, folder, str(run))
+    except (TemplateError, *unfit) as error:  # a template that is missing is an OSError too
+        raise DataError(
+            f"{folder / EVIDENCE} lacks what a report needs ({type(error).__name__}:"
+            f" {' '.join(str(error).split())}); fit again"
+        ) from error
     except OSError as error:
         raise UsageError(
             f"{folder} cannot be written: {(error.strerror or str(error)).lower()}; make it"
             " writable, or copy it to another place"
-        ) from error
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-        raise DataError(
-            f"{folder / EVIDENCE} lacks what a report needs ({type(error).__name__}: {error});"
-            " fit again"
         ) from error
 
 
@@ -130,10 +141,18 @@ def render_markdown(told: dict[str, Any]) -> str:
 def unbroken(value: Any) -> Any:
     """Return a text with its numbers and their units kept on one line; all else as it came.
 
+    Only topwork's own words are: code and names of files are copied, and so keep their spaces.
+
     >>> unbroken("95.4 % of 153 images") == "95.4\N{NO-BREAK SPACE}% of 153 images"
     True
+    >>> unbroken(Code("convert 5 min.png"))
+    'convert 5 min.png'
     """
-    return UNIT.sub("\N{NO-BREAK SPACE}", value) if type(value) is str else value
+    if isinstance(value, Code):
+        return visible(value)
+    if type(value) is str:
+        return BEFORE_UNIT.sub("\N{NO-BREAK SPACE}", visible(value))
+    return value
 
 
 def environment(**settings: Any) -> Environment:

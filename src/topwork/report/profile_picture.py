@@ -78,7 +78,7 @@ def draw_profile(profiles: Sequence[Profile], path: str | Path) -> None:
     side.tick_params(labelleft=False)
     _write_head(figure, profiles, lines, height)
     for text in figure.findobj(Text):
-        text.set_parse_math(False)  # type: ignore[attr-defined]  # dollars in names are no formula
+        text.set_parse_math(False)  # dollars in names are no formula
     suffix = Path(path).suffix[1:].lower()
     drawn = io.BytesIO()
     with warnings.catch_warnings():

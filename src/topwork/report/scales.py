@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 SIDE = 1000.0
 STEPS = (1.0, 2.0, 2.5, 5.0, 10.0)
-TINY = 1e-12  # a value below it counts as nothing
+TINY = 1e-9  # a value below it counts as nothing
 TICKS = 5  # spaces between ticks, about
 MOST_NAMES = 24  # along an axis
 
@@ -79,9 +79,9 @@ def linear(
     (0.5, 1.0, ['0.5', '0.6', '0.7', '0.8', '0.9', '1.0'])
     """
     low, high = min(values), max(values)
-    if low == high == least:  # nothing lies below, so there is no room but above
-        high = most if math.isfinite(most) and most > low else low + 1.0
-    size = max(abs(low), abs(high), TINY)
+    if max(abs(low), abs(high)) < TINY:
+        low, high = 0.0, min(1.0, most)
+    size = max(abs(low), abs(high))
     span = high - low if high - low > 1e-6 * size else size
     power = 10.0 ** math.floor(math.log10(span / TICKS))
     step = power * next(size for size in STEPS if size * power >= span / TICKS * 0.999)

@@ -10,6 +10,7 @@ from itertools import groupby
 from pathlib import PurePath, PurePosixPath
 from typing import Any
 
+from topwork.data.image_set import name_a_few
 from topwork.plan import HEADS_IN_WORDS
 from topwork.report.advised import advised
 from topwork.report.charts import interval
@@ -18,7 +19,8 @@ from topwork.report.scales import Scale
 from topwork.report.terminal import METRICS, trunk_use
 from topwork.report.training import phases
 from topwork.report.words import (
-    SHARES,
+    UNIT,
+    Code,
     amount,
     counted,
     limits,
@@ -28,18 +30,17 @@ from topwork.report.words import (
     seconds,
 )
 
-UNIT = (*SHARES, "mean_average_precision", "roc_auc", "average_precision", "calibration_error")
-"""Metrics from 0 to 1."""
-
 SIDES = {"train": "train", "val": "validation", "test": "test"}
 MOST_CLASSES = 100  # listed
+MOST_LOST = 100  # images, likewise
 
 
-def sections(evidence: dict[str, Any]) -> dict[str, Any]:
+def sections(evidence: dict[str, Any], folder: str) -> dict[str, Any]:
     """Return all that a report says.
 
     Args:
         evidence: as `topwork.report.evidence.evidence_of` makes it.
+        folder: the run folder, as commands call it.
     """
     record = evidence["record"]
     test = record["test"]
@@ -50,7 +51,7 @@ def sections(evidence: dict[str, Any]) -> dict[str, Any]:
         "hero": hero(record),
         "facts": facts(record),
         "metrics": metrics(test),
-        "notes": record["notes"],
+        "notes": notes(record),
         "plan": record["plan_in_words"],
         "strips": strips(record, evidence["axis"]),
         "advice": advised(record["advice"]) if record.get("advice") else None,
@@ -65,7 +66,7 @@ def sections(evidence: dict[str, Any]) -> dict[str, Any]:
         "size": record["backbone"]["preprocessing"]["size"],
         "data": data(record["data"]),
         "run": run(record),
-        "use": use(record),
+        "use": use(record, folder),
     }
 
 
@@ -92,7 +93,8 @@ def hero(record: dict[str, Any]) -> dict[str, Any]:
     """Return the headline: the value with its interval in words, and what it was measured on."""
     metric, n = record["metric"], record["n"]
     on_scale = metric in UNIT
-    sure = f"95 % interval {limits(metric, record['interval'])}"
+    ends = record["interval"]
+    sure = f"95 % interval {limits(metric, ends)}" if ends else "no interval"
     if metric == "accuracy":
         right = round(record["value"] * n)
         sure = f"{right:,} of {n:,} test images right; {sure}"
@@ -106,7 +108,7 @@ def hero(record: dict[str, Any]) -> dict[str, Any]:
         "range": interval(record, Scale(0, 1)) if on_scale else None,
         "guess": None if guess is None else Scale(0, 1).place(guess),
         "guessed": guessed,
-        "doubtful": guess is not None and record["interval"][0] <= guess,
+        "doubtful": guess is not None and ends is not None and ends[0] <= guess,
         "honest": honest(record),
     }
 
@@ -121,7 +123,9 @@ def guessing(record: dict[str, Any]) -> tuple[float | None, str]:
         return share / n, f"Always answering “{name}” would be right for {percent(share / n)}."
     if record["metric"] == "mean_average_precision":
         shares = [row["n"] / n for row in test["per_label"] if row["n"]]
-        share = sum(shares) / max(1, len(shares))
+        if not shares:
+            return None, "No test image has any label."
+        share = sum(shares) / len(shares)
         return share, f"Ranking by chance would reach {share:.3f}."
     r2 = test["r2"]["value"]
     if r2 is None:
@@ -176,7 +180,8 @@ def metrics(test: dict[str, Any]) -> list[dict[str, Any]]:
 def strips(record: dict[str, Any], axis: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return what each phase does with the layers, from the input to the top, as runs of layers.
 
-    Of a phase that unfroze step by step it is what it kept in the end.
+    Of a phase that unfroze step by step it is what it kept in the end; where a phase was no better
+    than what was before it, its weights were not kept.
     """
     plan = record["plan"]
     depth_of = {cut["name"]: cut["depth"] for cut in axis}
@@ -185,14 +190,16 @@ def strips(record: dict[str, Any], axis: list[dict[str, Any]]) -> list[dict[str,
     found = []
     for number, phase in enumerate(plan["phases"]):
         frozen = phase["frozen"]
-        trained = phase["epochs"] > 0
-        if phase["gradual"] and number < len(record["phases"]):
-            frozen = record["phases"][number].get("chosen") or plan["kept"]
+        ran = record["phases"][number] if number < len(record["phases"]) else {}
+        lasting = ran.get("improved", True)
+        if ran.get("gradual"):
+            frozen, lasting = ran["chosen"] or ran["frozen"], bool(ran["chosen"])
+        above = "trained" if lasting else "tried, not kept"
 
-        def state(depth: int, frozen: int = depth_of[frozen]) -> str:
+        def state(depth: int, frozen: int = depth_of[frozen], above: str = above) -> str:
             if depth > kept:
                 return "dropped"
-            return ("frozen" if depth <= frozen else "trained") + (
+            return ("frozen" if depth <= frozen else above) + (
                 "" if depth <= reused else ", from random weights"
             )
 
@@ -200,10 +207,9 @@ def strips(record: dict[str, Any], axis: list[dict[str, Any]]) -> list[dict[str,
         found.append(
             {
                 "name": f"Phase {number + 1}",
-                "frozen": frozen,
                 "layers": [run for run in runs if run[0] != "dropped"],
                 "dropped": sum(length for what, length in runs if what == "dropped"),
-                "head": "trained" if trained else "solved for",
+                "lasting": lasting,
                 "added": len(plan["added"]),
             }
         )
@@ -215,17 +221,22 @@ def captioned(row: dict[str, Any], metric: str) -> dict[str, Any]:
     said, true = row["said"] or "nothing", row["true"] or "nothing"
     if metric == "accuracy":
         lines = [(said, percent(row["probability"], 0))]
-        if row["said"] != row["true"]:
+        if not row["right"]:
             lines.append((f"is {true}", percent(row["true_probability"], 0)))
     elif metric == "mean_average_precision":
         lines = [(said, "")]
-        if row["said"] != row["true"]:
+        if not row["right"]:
             lines.append((f"is {true}", ""))
             lines.append((f"gives {row['label']}", percent(row["probability"], 0)))
     else:
         lines = [(f"said {said}", ""), (f"is {true}", "")]
     file = PurePosixPath(row["name"]).name
-    return {"name": row["name"], "file": file, "image": row["image"], "lines": lines}
+    return {
+        "name": Code(row["name"]),
+        "file": Code(file),
+        "image": row["image"],
+        "lines": lines,
+    }
 
 
 def data(found: dict[str, Any]) -> dict[str, Any]:
@@ -234,7 +245,6 @@ def data(found: dict[str, Any]) -> dict[str, Any]:
     rows = sorted(found["counts"].items(), key=lambda row: -row[1]["train"])
     most = max([count for _, counts in rows for count in counts.values()], default=1) or 1
     return {
-        "location": found["location"],
         "summary": found["summary"][0],
         "findings": found["summary"][1:],
         "sides": [SIDES[side] for side in sides],
@@ -247,8 +257,20 @@ def data(found: dict[str, Any]) -> dict[str, Any]:
             for name, counts in rows[:MOST_CLASSES]
         ],
         "more": max(0, len(rows) - MOST_CLASSES),
-        "lost": found["lost_later"],
+        "lost": [(Code(name), reason) for name, reason in found["lost_later"][:MOST_LOST]],
+        "all_lost": len(found["lost_later"]),
     }
+
+
+def notes(record: dict[str, Any]) -> list[str]:
+    """Return the record's notes; on images that were lost a single one, however many they are."""
+    lost = record["data"]["lost_later"]
+    each = {f"lost after the audit: {name}: {reason}" for name, reason in lost}
+    others = [note for note in record["notes"] if note not in each]
+    if not lost:
+        return others
+    names = name_a_few([name for name, _ in lost])
+    return [*others, f"{counted(len(lost), 'image')} lost after the audit: {names}"]
 
 
 def run(record: dict[str, Any]) -> dict[str, Any]:
@@ -262,13 +284,13 @@ def run(record: dict[str, Any]) -> dict[str, Any]:
             for name, took in timings.items()
         ],
         "facts": [
-            ("command", shlex.join(record["command"])),
+            ("command", Code(shlex.join(record["command"]))),
             ("seed", str(record["seed"])),
             ("machine", f"{machine['platform']}, {counted(machine['cores'], 'core')}"),
             ("device", machine["device"]),
             ("Python", machine["python"]),
             ("versions", ", ".join(f"{name} {v}" for name, v in record["versions"].items())),
-            ("weights", weights["file"] if weights else "none: all layers began at random"),
+            ("weights", Code(weights["file"]) if weights else "none: all layers began at random"),
             *([("their SHA-256", weights["sha256"])] if weights else []),
             ("tensors", record["backbone"]["accounting"]),
         ],
@@ -282,9 +304,8 @@ def run(record: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def use(record: dict[str, Any]) -> dict[str, Any]:
-    """Return how the model is used, and under what license its network came."""
-    folder = record["run"]
+def use(record: dict[str, Any], folder: str) -> dict[str, Any]:
+    """Return how the model in a run folder is used, and under what license its network came."""
     quoted, model = shlex.quote(folder), str(PurePath(folder) / "model")
     ways = [
         ("From the command line", f"topwork predict {quoted} IMAGE..."),
@@ -307,7 +328,7 @@ def use(record: dict[str, Any]) -> dict[str, Any]:
     ]
     license_name = record["backbone"]["license"]
     return {
-        "ways": ways,
+        "ways": [(what, Code(code)) for what, code in ways],
         "why_not_timm": record["why_not_timm"],
         "license": (
             f"The network's pretrained weights are licensed {license_name}; what was learned on top"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from topwork.report.terminal import METRICS, decimal
@@ -21,6 +22,21 @@ UNIT = (*SHARES, "mean_average_precision", "roc_auc", "average_precision", "cali
 """Metrics from 0 to 1."""
 
 MINUS = "\N{MINUS SIGN}"
+TURNS = re.compile("[\u202a-\u202e\u2066-\u2069]")
+"""Characters that change the direction of what follows them."""
+
+
+class Code(str):
+    """A command, or the name of a file: shown as it can be copied."""
+
+
+def visible(text: str) -> str:
+    r"""Write characters that turn text around as their escapes, so that none hides what is said.
+
+    >>> print(visible("\u202egpj.exe"))
+    \u202egpj.exe
+    """
+    return TURNS.sub(lambda found: f"\\u{ord(found.group()):04x}", text)
 
 
 def percent(share: float, digits: int = 1) -> str:

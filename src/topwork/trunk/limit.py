@@ -1,7 +1,8 @@
 """How large the cache may grow, and what goes when it has: what was not used for longest.
 
-What goes, goes as a whole: a store of codes, a compiled trunk, or what a trial gave. Files that another process has
-mapped stay readable to it, and what it writes to a folder that is gone makes the folder anew.
+What goes, goes as a whole: a store of codes, a compiled trunk, or what a trial gave. Files that
+another process has mapped stay readable to it, and what it writes to a folder that is gone makes
+the folder anew.
 """
 
 from __future__ import annotations
