@@ -122,17 +122,18 @@ def of_features(profile: Profile, base: Plan) -> list[Candidate]:
     depths lose little where one would do and gain more where one would not (docs/log.md).
     """
     top, best, several = profile.top, profile.best, several_depths(profile)
-    at_best = features(base, best)
+    side_by_side = features(base, several[-1])
+    if len(several) > 1:
+        names = tuple(depth.cut.name for depth in several)
+        side_by_side = replace(side_by_side, codes=names)
     hidden = Phase(epochs=40, batch=32, rate=1e-3, warmup=1, stop=Stop())
-    trainable = replace(at_best, head=next(iter(best.judged)), phases=(hidden,))
+    trainable = replace(side_by_side, head=next(iter(best.judged)), phases=(hidden,))
     found = []
     if len(several) > 1:
         found.append(
             Candidate(
                 SEVERAL,
-                replace(
-                    features(base, several[-1]), codes=tuple(depth.cut.name for depth in several)
-                ),
+                side_by_side,
                 "what is wanted is partly in lower features, partly in higher ones",
                 "",
                 ONE_PASS,
@@ -142,7 +143,7 @@ def of_features(profile: Profile, base: Plan) -> list[Candidate]:
         found.append(
             Candidate(
                 BEST,
-                at_best,
+                features(base, best),
                 "little data that is unlike the source's: lower features are less specific",
                 SMALL_DIFFERENT,
                 ONE_PASS,
@@ -173,7 +174,7 @@ def of_features(profile: Profile, base: Plan) -> list[Candidate]:
         ),
         Candidate(
             VIEWS,
-            replace(at_best, views=4),
+            replace(side_by_side, views=4),
             "little data, and the features change as an object moves in the picture",
             "",
             4 * ONE_PASS,

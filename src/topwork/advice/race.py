@@ -59,6 +59,7 @@ NOTHING_LEFT = 0.02  # share of the images that is wrong, below which no trial i
 OVERHEAD = 1.0  # seconds of a trial, whatever it trains
 FIRST_RUNG = 0.7  # of what is left of the budget, so that something is left for the others
 MOST_JUDGED = 2000  # rows that judge a trial, about
+FEWEST_JUDGED = 16  # below this a standard error says nothing
 FEWEST_STEPS = 80  # of the optimizer: in fewer a network in training only becomes worse
 FEWEST_LEARNED = 256  # rows that a trial is cut down to, at the least; more classes need more
 FEWEST_OF_A_CLASS = 5
@@ -311,7 +312,7 @@ def affordable(
     least = min(len(learned), max(FEWEST_LEARNED, FEWEST_OF_A_CLASS * outputs))
     allowed = race.left * (FIRST_RUNG if first else 1.0)
     runners = sorted(going, key=lambda standing: standing.candidate.cost)
-    while runners and len(learned):
+    while runners and len(learned) and len(judged) >= FEWEST_JUDGED:
         for tenths in range(TENTHS, 0, -1):
             count = tenths * len(learned) // TENTHS
             wanted = sum(race.seconds_of_trial(s.candidate, share, count) for s in runners)
