@@ -14,7 +14,6 @@ from PIL import Image
 from rich.console import Console
 
 from conftest import Result, exit_code, fit
-from topwork import cli
 from topwork.errors import ImageError, UsageError
 from topwork.network.predictor import Predictor, load
 from topwork.network.sliding import LONGEST, ZOOM, ClassMap, class_map, map_size, slide, weights
@@ -166,7 +165,7 @@ def test_rows_go_to_stdout_though_stderr_is_a_terminal(
 ) -> None:
     monkeypatch.setattr("topwork.data.loading.os.cpu_count", lambda: 1)  # few batches at once
     terminal = Console(file=io.StringIO(), force_terminal=True)
-    monkeypatch.setattr(cli, "err_console", terminal)
+    monkeypatch.setattr("topwork.cli_parts.err_console", terminal)
     result = topwork("predict", fitted.folder, pictures / "test", "--format", form)
     assert result.out.count("/test/") == result.out.count("\n") - (form == "csv") == 24
 

@@ -216,7 +216,8 @@ def fit(
     if time_budget is not None and not automatic:
         raise UsageError("--time-budget is for finding a plan; leave it out, or give --plan auto")
     checkpoints = Checkpoints(unfinished / "checkpoints")
-    require_no_checkpoints(unfinished, resume, Path(asked_out))
+    if automatic or any(phase.epochs for phase in asked.phases):
+        require_no_checkpoints(unfinished, resume, Path(asked_out))
     execution = Execution(choose_device(device), runtime, decoding, cache, verify)
     numbers = asked.head == "regression"
     images = data if isinstance(data, ImageSet) else open_images(data, numbers=numbers)
@@ -273,7 +274,8 @@ def fit(
         if out.exists():
             out.rmdir()  # empty, as was checked
         staged.rename(out)
-        shutil.rmtree(checkpoints.folder, ignore_errors=True)
+        if kept_in:
+            shutil.rmtree(kept_in.folder, ignore_errors=True)
         (unfinished / ADVICE).unlink(missing_ok=True)
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
