@@ -1,9 +1,9 @@
 """What an epoch costs with the lower three quarters of a network frozen, against training all.
 
-Frozen by three ways: the trunk run anew in the epoch by the plain way (eager, batches of 32, all
-cores on one batch), by topwork with the fastest runtime and nothing cached, both with decoding and
-resizing, and not at all, its outputs being cached. Medians of 5 interleaved rounds;
-training all takes its pixels from the cache.
+Frozen by four ways: the trunk run anew in the epoch by the plain way (eager, Pillow, batches of 32,
+all cores on one batch; nothing wanted of it), by topwork with PyTorch alone, and with the fastest
+runtime, nothing cached, all three with decoding and resizing; and not at all, its outputs being
+cached. Medians of 5 interleaved rounds; training all takes its pixels from the cache.
 
     python benchmarks/frozen_cost.py
 """
@@ -15,7 +15,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from functools import cached_property
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -47,7 +47,12 @@ from topwork.trunk.extraction import LAYOUT
 
 ROUNDS = 5
 FROZEN = 0.75  # of the multiply-adds
-WANTED = {"eager trunk": 0.6, "topwork's trunk": 0.5, "cached outputs": 1 / 3}
+WANTED = {
+    "plain trunk": None,
+    "eager trunk": 0.6,
+    "fastest trunk": 0.5,
+    "cached outputs": 1 / 3,
+}
 NETWORKS = ("mobilenetv2_100", "vit_tiny_patch16_224")
 
 
@@ -59,8 +64,9 @@ def main() -> int:
         bench = Bench(args.data / "hymenoptera", args.weights / name)
         ways: dict[str, Callable[[], float]] = {
             "all": bench.train_all,
-            "eager trunk": bench.eager_trunk,
-            "topwork's trunk": bench.own_trunk,
+            "plain trunk": bench.plain_trunk,
+            "eager trunk": partial(bench.own_trunk, "eager"),
+            "fastest trunk": partial(bench.own_trunk, "auto"),
             "cached outputs": bench.cached,
         }
         for way in ways.values():
@@ -74,10 +80,10 @@ def main() -> int:
         for way, wanted in WANTED.items():
             ratios = sorted(round_[way] / round_["all"] for round_ in rounds)
             ratio = statistics.median(ratios)
-            passed &= ratio <= wanted
+            passed &= wanted is None or ratio <= wanted
+            note = f"; wanted {wanted:.2f}" if wanted else ""
             print(
-                f"  {way}: {ratio:.2f} of it ({ratios[0]:.2f} to {ratios[-1]:.2f};"
-                f" wanted {wanted:.2f})",
+                f"  {way}: {ratio:.2f} of it ({ratios[0]:.2f} to {ratios[-1]:.2f}{note})",
                 flush=True,
             )
     print("PASS" if passed else "FAIL")
@@ -105,6 +111,7 @@ class Bench:
         limit = FROZEN * cuts[-1].multiply_adds
         self.cut = next(cut for cut in cuts if cut.multiply_adds >= limit)
         self.input = cuts[0]
+        self.live: dict[str, LiveInputs] = {}
 
     def train_all(self) -> float:
         """Train all layers for an epoch, from cached pixels."""
@@ -114,19 +121,17 @@ class Bench:
         """Train the top for an epoch, from cached outputs of the trunk."""
         return self.epoch(self.cut)
 
-    def own_trunk(self) -> float:
-        """Run the trunk with the fastest runtime for each batch, then train the top on it."""
+    def own_trunk(self, runtime: str) -> float:
+        """Run the trunk as topwork does for each batch, then train the top on it."""
+        if runtime not in self.live:
+            settled = {"form": "nothing", "runtime": runtime}
+            samples = self.fitting.samples
+            self.live[runtime] = samples.at(self.cut, self.train, epochs=1000, settled=settled)
         start = time.perf_counter()
-        self.steps_on(self.live, self.cut)
+        self.steps_on(self.live[runtime], self.cut)
         return time.perf_counter() - start
 
-    @cached_property
-    def live(self) -> LiveInputs:
-        """The images, decoded and run through the trunk whenever they are taken."""
-        settled = {"form": "nothing", "runtime": "auto"}
-        return self.fitting.samples.at(self.cut, self.train, epochs=1000, settled=settled)
-
-    def eager_trunk(self) -> float:
+    def plain_trunk(self) -> float:
         """Run the trunk in batches of 32, then train the top on what it gave."""
         trunk = Trunk(self.fitting.loaded.chain, [self.cut.name])
         preprocessing = self.fitting.loaded.backbone.preprocessing
