@@ -17,7 +17,8 @@ from topwork.advice import race as race_module
 from topwork.advice import trials
 from topwork.advice.candidates import Candidate, candidates
 from topwork.advice.profile import make_profile
-from topwork.advice.race import Race, cheapest_of_the_best, race, winner
+from topwork.advice.race import Race, race, winner
+from topwork.advice.standing import Standing, cheapest_of_the_best, standing_of
 from topwork.advice.textbook import SAYS, textbook
 from topwork.advice.trials import Division, Task, in_short, try_plan
 from topwork.advising import Measured, backbones_of, base_plan, measure
@@ -182,8 +183,8 @@ def test_the_cheapest_within_a_standard_error_of_the_best_is_taken():
     generator = np.random.default_rng(0)
     base = generator.gamma(1.0, 1.0, 200)
 
-    def standing(name: str, cost: float, losses: Array) -> race_module.Standing:
-        found = race_module.standing_of(Candidate(name, Plan("any"), "", "", cost), 200)
+    def standing(name: str, cost: float, losses: Array) -> Standing:
+        found = standing_of(Candidate(name, Plan("any"), "", "", cost), 200)
         found.losses = losses
         return found
 

@@ -14,18 +14,11 @@ from topwork.advice.comparison import paired_difference
 from topwork.advice.distances import Distances
 from topwork.advice.norm_distances import batch_norm_distances, sample_pixels
 from topwork.advice.profile import Profile, images_per_class
-from topwork.advice.race import (
-    Race,
-    Standing,
-    errors_ahead,
-    least_loss,
-    mean_of,
-    race,
-    winner,
-)
+from topwork.advice.race import Race, race, winner
 from topwork.advice.similarity import Similarity, similarity_of
 from topwork.advice.size import Size, size_of
 from topwork.advice.source_card import card_distances, card_of
+from topwork.advice.standing import Standing, errors_ahead, least_loss, mean_of
 from topwork.advice.textbook import Textbook, textbook
 from topwork.advice.trials import Task
 from topwork.data.loading import Track, untracked
