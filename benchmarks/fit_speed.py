@@ -60,7 +60,8 @@ def one_round(data: Path, model: Path) -> dict[str, Timed]:
     script = Path(__file__).with_name("plain_features.py")
     with tempfile.TemporaryDirectory() as folder:
         cache = f"{folder}/cache"
-        fit = ["-m", "topwork", "fit", str(data), "--backbone", str(model), "--json", "--out"]
+        fit = ["-m", "topwork", "fit", str(data), "--plan", "features"]
+        fit += ["--backbone", str(model), "--json", "--out"]
         return {
             PLAIN: timed([str(script), str(data), str(model)], cache),
             COLD: timed([*fit, f"{folder}/first"], cache),

@@ -21,7 +21,7 @@ from topwork.errors import UsageError
 from topwork.learn.fit import groups_of
 from topwork.learn.targets import targets_of
 from topwork.network.device import choose_device
-from topwork.network.loading import Loaded, load_backbone
+from topwork.network.loading import load_backbone
 from topwork.network.zoo import Backbone, find_backbone
 from topwork.plan import Plan
 from topwork.trunk.execution import Execution
@@ -257,7 +257,8 @@ def measure(
 ) -> Measured:
     """Run the trunk once over the training images and probe every depth."""
     start = time.perf_counter()
-    loaded = moved(load_backbone(backbone, base, seed), execution)
+    loaded = load_backbone(backbone, base, seed)
+    loaded.chain.network.to(execution.device)
     indices = (*audited.split.train, *audited.split.val)
     codes = collect(loaded, images, audited, indices, execution, track)
     targets = targets_of(images, codes.indices, base.head)
@@ -269,12 +270,6 @@ def measure(
     weights = loaded.weights["sha256"] if loaded.weights else None
     task = Task(backbone, weights, images, audited, codes.indices, targets, groups, execution, seed)
     return Measured(task, found, replace(base, backbone=backbone.name))
-
-
-def moved(loaded: Loaded, execution: Execution) -> Loaded:
-    """Return a network after it was moved to where it is run."""
-    loaded.chain.network.to(execution.device)
-    return loaded
 
 
 def record_of(found: Profile) -> dict[str, Any]:

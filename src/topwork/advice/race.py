@@ -9,7 +9,6 @@ anew, from the same images as the others.
 
 from __future__ import annotations
 
-import logging
 import math
 import time
 from collections.abc import Sequence
@@ -45,8 +44,6 @@ from topwork.learn.judging import (
 from topwork.learn.temperature import as_two_classes, fit_temperature
 
 Array = np.ndarray
-
-log = logging.getLogger("topwork")
 
 RUNGS = ((0.25, (0, 1)), (0.5, (2, 3)), (1.0, (4, 0)))
 """The share of the epochs, and the folds that judge."""
