@@ -116,7 +116,9 @@ def draw(n: int, d: int, classes: int) -> tuple[np.ndarray, np.ndarray]:
 def standardized(codes: np.ndarray) -> np.ndarray:
     """Return what the heads' docstring calls z, float64."""
     z = codes - codes.mean(axis=0, dtype=np.float64)
-    return z / (z.std(axis=0) * np.sqrt(codes.shape[1]))
+    deviation = z.std(axis=0)
+    held = np.maximum(deviation, 0.1 * np.sqrt(np.square(deviation).mean()))
+    return z / (held * np.linalg.norm(deviation / held))
 
 
 def timed_path(

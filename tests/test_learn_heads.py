@@ -26,15 +26,22 @@ def draw(n: int, d: int, classes: int, seed: int = 0) -> tuple[np.ndarray, np.nd
     labels = np.arange(n) % classes
     centers = generator.normal(size=(classes, d))
     codes = (centers[labels] + 2 * generator.normal(size=(n, d))) @ generator.normal(size=(d, d))
-    return codes * 10.0 ** generator.uniform(-3, 3, size=d) + generator.normal(size=d), labels
+    return codes * 10.0 ** generator.uniform(-1.5, 1.5, size=d) + generator.normal(size=d), labels
+
+
+def divisors(codes: np.ndarray) -> np.ndarray:
+    """What the docstring divides each column by, so that rows have a mean squared length of one."""
+    deviation = codes.std(axis=0)
+    held = np.maximum(deviation, 0.1 * np.sqrt((deviation**2).mean()))
+    return held * np.sqrt(((deviation / held) ** 2).sum())
 
 
 def standardized(codes: np.ndarray) -> np.ndarray:
-    return (codes - codes.mean(axis=0)) / codes.std(axis=0) / np.sqrt(codes.shape[1])
+    return (codes - codes.mean(axis=0)) / divisors(codes)
 
 
 def on_standardized(head: LinearHead, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    weight = head.weight.astype(float) * codes.std(axis=0) * np.sqrt(codes.shape[1])
+    weight = head.weight.astype(float) * divisors(codes)
     return weight, head.bias + head.weight.astype(float) @ codes.mean(axis=0)
 
 

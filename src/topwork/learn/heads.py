@@ -120,9 +120,10 @@ def fit_path(
 ) -> Iterator[LinearHead]:
     """Fit heads of one kind, from the strongest penalty to the weakest, each when it is asked for.
 
-    Each column of the codes is standardized with its own mean and (population) standard deviation,
-    and divided by the square root of the number of columns that vary. Rows z then have a mean
-    squared length of one, so that a strength means the same for any number of rows or columns.
+    Each column of the codes is centered and divided by its (population) standard deviation, or by a
+    tenth of the root mean square of all columns' where that is more: a column that is nearly always
+    zero would else make outliers. All are then divided by one number, so that rows z have a mean
+    squared length of one and a strength means the same for any number of rows or columns.
     With f = W z + b, the objective over n rows is
 
     - softmax: mean of -log softmax(f)[label] + strength/2 ||W||², a row of W for each class;

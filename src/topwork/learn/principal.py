@@ -17,6 +17,7 @@ Array = np.ndarray
 Part = TypeVar("Part")
 
 CONSTANT = 1e-6  # a column that varies less than this, relative to its mean, is rounding noise
+LEAST_DEVIATION = 0.1  # of the columns' root mean square, for the deviation that divides a column
 NEGLIGIBLE = 1e-12  # an axis with less than this part of the largest axis's variance is noise
 ROWS_AT_ONCE = 1024  # a block of rows and its scores stay in the processor's cache
 MANY = 2**24  # numbers in the codes above which all cores work, and rotated codes are float32
@@ -158,6 +159,12 @@ def _blas() -> Any:
 
 
 def _standardization(codes: Array) -> tuple[Array, Array]:
+    """Return the columns' means and the scale that gives rows a mean squared length of one.
+
+    A column is divided by its deviation, but by no less than a tenth of what the columns' is on the
+    whole: one that is nearly always zero would give the few images, of the training part or seen
+    later, for which it is not, lengths of thousands of deviations.
+    """
     n = len(codes)
     mean = sum_blocks(codes, lambda rows: codes[rows].sum(axis=0, dtype=np.float64)) / n
     if not np.isfinite(mean).all():
@@ -167,5 +174,8 @@ def _standardization(codes: Array) -> tuple[Array, Array]:
     deviation = np.sqrt(squares / n)
     varies = deviation > CONSTANT * np.abs(mean)
     scale = np.zeros_like(mean)
-    scale[varies] = 1 / (deviation[varies] * np.sqrt(varies.sum()))
+    if varies.any():
+        deviation = deviation[varies]
+        divisor = np.maximum(deviation, LEAST_DEVIATION * np.sqrt(np.square(deviation).mean()))
+        scale[varies] = 1 / (divisor * np.linalg.norm(deviation / divisor))
     return mean, scale
