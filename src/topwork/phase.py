@@ -69,7 +69,7 @@ class Phase:
         rate: learning rate of new layers; None lets a range test find it.
         reused_rate: learning rate of reused layers, as a fraction of ``rate``.
         depth_decay: factor on the rate of reused layers for each cut point further down.
-        momentum: of "sgd" and "rmsprop".
+        momentum: of "sgd" and "rmsprop"; of Adam and its kin the first of the two betas.
         weight_decay: decoupled in "adamw", an L2 penalty elsewhere; none on norms and biases.
         warmup: epochs, possibly a fraction, in which the rate rises linearly from near 0.
         schedule: what the rate does then: "cosine" (falls to 0 along half a cosine) or

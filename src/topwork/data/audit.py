@@ -18,7 +18,7 @@ from topwork.data.loading import Track, map_ahead, untracked
 from topwork.data.split import SIDES, Split, split_items
 from topwork.errors import DataError, ImageError
 
-__all__ = ["Audit", "audit"]
+__all__ = ["Audit", "audit", "look_over"]
 
 _BATCH = 32
 
@@ -88,6 +88,42 @@ def audit(
     elif not kept.train:
         raise DataError(f"{images.location}: no training image is left; add images")
     return result
+
+
+def look_over(images: ImageSet, *, track: Track = untracked) -> Audit:
+    """Look at unlabeled images once: all that can be read may be learned from.
+
+    Args:
+        images: their labels are not looked at.
+        track: shows the progress.
+
+    Raises:
+        DataError: no image can be read.
+    """
+    looks = _look(images, track)
+    unreadable = tuple((images.items[row].name, why) for row, why in sorted(looks.reasons.items()))
+    usable = tuple(row for row in range(len(images)) if row not in looks.reasons)
+    if not usable:
+        raise DataError(
+            f"{images.location}: none of {len(images)} images can be read; mend or replace them"
+        )
+    split = Split(usable, (), (), "given")
+    return Audit(
+        location=images.location,
+        digests=tuple(looks.digests),
+        split=split,
+        skipped=images.skipped,
+        unreadable=unreadable,
+        exact_duplicates=(),
+        near_duplicates=(),
+        dropped={},
+        copies=_copies(looks.digests, split),
+        conflicts=(),
+        counts={},
+        missing={},
+        tiny=(),
+        imbalance=1.0,
+    )
 
 
 @dataclass(frozen=True)

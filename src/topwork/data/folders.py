@@ -43,6 +43,26 @@ def open_zip(path: Path) -> ImageSet:
     Raises:
         DataError: as for a folder, or it is no zip archive, or is encrypted.
     """
+    source = _zip_source(path)
+    kept = [name for name in source.names if not any(map(_is_litter, name.split("/")))]
+    return _arranged(kept, [], str(path), _wrapper(kept), source)
+
+
+def open_zip_flat(path: Path) -> ImageSet:
+    """Return all images in a zip, unlabeled, wherever in it they lie.
+
+    Raises:
+        DataError: there are none, or it is no zip archive, or is encrypted.
+    """
+    source = _zip_source(path)
+    names = (name for name in source.names if not any(map(_is_litter, name.split("/"))))
+    items = tuple(Item(name) for name in sorted(names) if _is_image(name))
+    if not items:
+        raise DataError(f"{path}: no images in it; give a zip of image files")
+    return ImageSet(str(path), items, source)
+
+
+def _zip_source(path: Path) -> ZipSource:
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
@@ -54,9 +74,7 @@ def open_zip(path: Path) -> ImageSet:
         ) from error
     if any(entry.flag_bits & 1 for entry in entries):
         raise DataError(f"{path}: the archive is encrypted; unpack it and give the folder")
-    source = ZipSource(path, entries)
-    kept = [name for name in source.names if not any(map(_is_litter, name.split("/")))]
-    return _arranged(kept, [], str(path), _wrapper(kept), source)
+    return ZipSource(path, entries)
 
 
 class ZipSource:

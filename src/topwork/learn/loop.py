@@ -366,7 +366,8 @@ def judge(training: Training, inputs: Inputs, targets: Tensor) -> Verdict:
     Raises:
         DataError: if none of them is of a class that is trained on too.
     """
-    with training.averaged():
+    # What draws at random when it is scored, such as what to mask, draws the same each time.
+    with training.averaged(), own_randomness(training.seed, device_of(training.network)):
         scores = scores_of(training.network, inputs, training.at_once or AT_ONCE).cpu()
     return verdict_on(scores, targets.cpu(), training.objective)
 

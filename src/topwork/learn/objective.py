@@ -17,8 +17,9 @@ class Objective:
     """The loss of scores against targets, and how it is weighed.
 
     Attributes:
-        kind: "classes" (cross-entropy), "labels" (binary cross-entropy, mean over the labels) or
-            "numbers" (squared error, mean over the numbers).
+        kind: "classes" (cross-entropy), "labels" (binary cross-entropy, mean over the labels),
+            "numbers" (squared error, mean over the numbers), or "losses": the network itself gives
+            each sample's loss, and in a second column how much of it was right, from 0 to 1.
         label_smoothing: of classes: share of the weight spread over all of them.
         weights: of classes [classes], of labels [labels] for where they apply; None for equal.
         learned: the outputs that training targets say something about; None for all of them.
@@ -44,6 +45,8 @@ class Objective:
             return terms.mean(1)
         if self.kind == "numbers":
             return (scores - targets).square().mean(1)
+        if self.kind == "losses":
+            return scores[:, 0]
         return functional.cross_entropy(
             scores,
             targets,
@@ -65,6 +68,8 @@ class Objective:
             return ((scores > 0) == (targets > 0.5)).all(1)
         if self.kind == "numbers":
             return torch.zeros(len(scores), dtype=torch.bool, device=scores.device)
+        if self.kind == "losses":
+            return scores[:, 1]
         classes = targets if targets.ndim == 1 else targets.argmax(1)
         return scores.argmax(1) == classes
 

@@ -106,7 +106,11 @@ def make_optimizer(groups: Sequence[Group], phase: Phase, rate: float) -> torch.
         "rmsprop": torch.optim.RMSprop,
         "adagrad": torch.optim.Adagrad,
     }
-    momentum = {"momentum": phase.momentum} if phase.optimizer in ("sgd", "rmsprop") else {}
+    momentum: dict[str, Any] = {"betas": (phase.momentum, 0.999)}
+    if phase.optimizer in ("sgd", "rmsprop"):
+        momentum = {"momentum": phase.momentum}
+    if phase.optimizer == "adagrad":
+        momentum = {}
     return kinds[phase.optimizer](options, lr=rate, **momentum)
 
 

@@ -19,7 +19,7 @@ class Verdict:
     Attributes:
         loss: mean loss, smoothing and weights left out; None where it is not finite.
         accuracy: share that is right.
-        temperature: what scores are best divided by; 1 for numbers.
+        temperature: what scores are best divided by; 1 for numbers and for losses.
         losses: of each sample at that temperature, float64 [n]; those of classes that no training
             sample has are left out.
     """
@@ -47,7 +47,7 @@ def verdict_on(scores: Tensor, targets: Tensor, objective: Objective) -> Verdict
     """
     losses, right = losses_of(scores, targets, objective)
     loss, temperature = finite(float(losses.mean())), 1.0
-    if objective.kind != "numbers":
+    if objective.kind in ("classes", "labels"):
         tempered, temperature = tempered_losses(
             objective.kind, scores.numpy(), targets.numpy(), objective.learned
         )

@@ -47,6 +47,9 @@ ENTRIES = (
         "topwork:cifar_resnet20", 269_722, 32, APACHE, "images of 32 px; give CIFAR weights a file"
     ),
     ZooEntry(
+        "topwork:dense", 1_665_010, 28, APACHE, "vectors; no weights: a deep belief net's layers"
+    ),
+    ZooEntry(
         "torchvision:squeezenet1_1", 1_235_496, 224, BSD, "smallest download; a modest source"
     ),
     ZooEntry("timm:mobilenetv3_small_100", 2_542_856, 224, APACHE, "fastest on a CPU among these"),

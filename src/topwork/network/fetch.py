@@ -27,10 +27,12 @@ class WeightsSource:
     Attributes:
         kind: ``"file"``, ``"hub"`` (a repository of the Hugging Face hub) or ``"url"``.
         location: the path, the repository as ``ORG/NAME`` or ``ORG/NAME@REVISION``, or the address.
+        sha256: of the file's bytes, in hexadecimal, where it is known what they must be.
     """
 
     kind: Literal["file", "hub", "url"]
     location: str
+    sha256: str | None = None
 
     def describe(self) -> str:
         """Return the place in words.

@@ -94,7 +94,10 @@ def why_not_timm(model: Model, loaded: Loaded) -> str | None:
 
 
 def timm_config(loaded: Loaded, labels: tuple[str, ...]) -> dict[str, Any]:
-    """Return timm's config.json for a model whose head has the given classes."""
+    """Return timm's config.json for a model whose head has the given classes.
+
+    Without labels it is for a network whose classifier tells nothing apart yet.
+    """
     spec, preprocessing = loaded.backbone.spec, loaded.backbone.preprocessing
     source = dict(loaded.backbone.about.get("pretrained_cfg", {}))
     arguments = {k: v for k, v in spec.arguments.items() if k != "num_classes"}
@@ -103,13 +106,14 @@ def timm_config(loaded: Loaded, labels: tuple[str, ...]) -> dict[str, Any]:
         *("test_input_size", "test_crop_pct", "pool_size", "test_pool_size"),
         *(("first_conv",) if spec.channels != 3 else ()),  # or timm would adapt it once more
     )
+    classes = len(labels) or spec.arguments["num_classes"]
     return {
         "architecture": spec.architecture,
-        "num_classes": len(labels),
-        "label_names": list(labels),
+        "num_classes": classes,
+        **({"label_names": list(labels)} if labels else {}),
         "pretrained_cfg": {
             **{key: value for key, value in source.items() if key not in of_the_source},
-            "num_classes": len(labels),
+            "num_classes": classes,
             "input_size": [spec.channels, *preprocessing.size],
             "crop_pct": preprocessing.crop,
             "crop_mode": "center",

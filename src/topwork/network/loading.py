@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from topwork.errors import BackboneError, ChainError
+from topwork.errors import BackboneError, ChainError, WeightsError
 from topwork.network.chain import Chain, trace_chain
 from topwork.network.codes import choose_pool
 from topwork.network.fetch import weights_file
@@ -116,6 +116,11 @@ def load_backbone(backbone: Backbone, plan: Plan, seed: int = 0) -> Loaded:
             f"{backbone.name}: no pretrained weights are known for it; give a file with --weights"
         )
     file = weights_file(backbone.weights)
+    digest = sha256(file)
+    if backbone.weights.sha256 not in (None, digest):
+        raise WeightsError(
+            f"{file} is damaged: its bytes are not those that were written; copy it again"
+        )
     accounting = assign_weights(
         chain.network,
         read_state(file),
@@ -126,7 +131,7 @@ def load_backbone(backbone: Backbone, plan: Plan, seed: int = 0) -> Loaded:
         file=str(file),
         change=None if view == source else InputChange(source.size, view.size, view.channels),
     )
-    return Loaded(backbone, chain, plan, accounting, {"file": str(file), "sha256": sha256(file)})
+    return Loaded(backbone, chain, plan, accounting, {"file": str(file), "sha256": digest})
 
 
 def sha256(file: Path) -> str:

@@ -24,6 +24,7 @@ OWN_NAMES = (
     "cifar_resnet44",
     "cifar_resnet56",
     "cifar_resnet110",
+    "dense",
     "small_convnet",
 )
 
@@ -102,6 +103,11 @@ class BackboneSpec:
         """Channels of the images that it takes."""
         return int(self.arguments.get(CHANNELS, 3))
 
+    @property
+    def takes_channels(self) -> bool:
+        """Whether the builder itself takes the number of channels."""
+        return self.library == "timm" or self.architecture == "dense"
+
     def build(self) -> nn.Module:
         """Return the network with random weights: float32, on the CPU, in eval mode.
 
@@ -110,7 +116,7 @@ class BackboneSpec:
                 its forward pass needs more than one input.
         """
         arguments = {k: tuple(v) if isinstance(v, list) else v for k, v in self.arguments.items()}
-        if self.library != "timm":
+        if not self.takes_channels:
             arguments.pop(CHANNELS, None)
         construct = {"timm": _build_timm, "torchvision": _build_torchvision, "topwork": _build_own}
         try:
@@ -125,7 +131,7 @@ class BackboneSpec:
                 f"{self.library} cannot build {self.architecture} with {self.arguments}: {reason}"
             ) from error
         _check_single_input(network, self.architecture)
-        if self.library != "timm" and self.channels != 3:
+        if not self.takes_channels and self.channels != 3:
             from topwork.network.inputs import set_channels  # plain data starts without torch
 
             set_channels(network, self.channels)
@@ -145,7 +151,7 @@ def spec_for(spec: BackboneSpec, size: tuple[int, int], channels: int) -> Backbo
     if channels != spec.channels:
         arguments[CHANNELS] = channels
     argument = size_argument(spec)
-    if argument == "image_size":
+    if argument == "image_size" and spec.library == "torchvision":
         arguments[argument] = _square(spec.architecture, size)
     elif argument:
         arguments[argument] = list(size)
@@ -160,6 +166,8 @@ def size_argument(spec: BackboneSpec) -> str | None:
         config = timm.models.get_pretrained_cfg(spec.architecture)
         fixed = config is not None and config.fixed_input_size
         return "img_size" if fixed or "img_size" in spec.arguments else None
+    if spec.architecture == "dense":
+        return "image_size"
     by_name = {"vit": "image_size", "maxvit": "input_size"}
     family = spec.architecture.partition("_")[0]
     return by_name.get(family) if spec.library == "torchvision" else None
@@ -205,6 +213,7 @@ def check_torchvision_classifier(name: str) -> None:
 
 def _build_own(architecture: str, arguments: dict[str, Any]) -> nn.Module:
     from topwork.network.cifar_resnet import CifarResNet
+    from topwork.network.dense import dense
     from topwork.network.small_convnet import small_convnet
 
     if architecture not in OWN_NAMES:
@@ -212,6 +221,8 @@ def _build_own(architecture: str, arguments: dict[str, Any]) -> nn.Module:
         raise BackboneError(f"topwork has no network {architecture!r}{hint}")
     if architecture == "small_convnet":
         return small_convnet(**arguments)
+    if architecture == "dense":
+        return dense(**arguments)
     return CifarResNet(int(architecture.removeprefix("cifar_resnet")), **arguments)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from topwork.data.views import Preprocessing
-from topwork.errors import BackboneError, UnsupportedError, UsageError, did_you_mean
+from topwork.errors import BackboneError, UsageError, did_you_mean
 from topwork.network.catalog import ZooEntry, catalog
 from topwork.network.fetch import WeightsSource, fetch_from_hub
 from topwork.network.spec import (
@@ -26,7 +26,10 @@ from topwork.network.spec import (
 
 __all__ = ["Backbone", "BackboneSpec", "WeightsSource", "ZooEntry", "catalog", "find_backbone"]
 
-FORMS = "timm:NAME, torchvision:NAME, topwork:NAME, hf-hub:ORG/NAME or a folder in timm's format"
+FORMS = "timm:NAME, torchvision:NAME, topwork:NAME, hf-hub:ORG/NAME or a folder"
+FOLDERS = "a folder in timm's format, one that `topwork pretrain` made, or a model of `topwork fit`"
+BACKBONE_FACTS, BACKBONE_FORMAT = "backbone.json", 1
+MODEL_FACTS = "topwork.json"
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -54,8 +57,9 @@ def find_backbone(name: str, *, weights: str | Path | None = None) -> Backbone:
 
     Args:
         name: ``timm:NAME`` (also ``NAME.TAG``), ``torchvision:NAME``, ``topwork:NAME``,
-            ``hf-hub:ORG/NAME``, a folder in timm's format, or a bare name, which is looked for in
-            timm, then torchvision, then topwork.
+            ``hf-hub:ORG/NAME``, a folder (in timm's format, of `topwork.pretrain`, or a model
+            folder of `topwork.fit`), or a bare name, which is looked for in timm, then torchvision,
+            then topwork.
         weights: a local weights file to use in place of the published weights.
 
     Raises:
@@ -79,7 +83,7 @@ def _find(name: str) -> Backbone:
     if colon and prefix in LIBRARIES:
         find = {"timm": _from_timm, "torchvision": _from_torchvision, "topwork": _from_topwork}
         return find[prefix](rest)
-    if any((Path(name) / file).is_file() for file in ("config.json", "topwork.json")):
+    if any((Path(name) / file).is_file() for file in ("config.json", BACKBONE_FACTS, MODEL_FACTS)):
         return _from_folder(Path(name))
     if colon and not Path(name).exists():
         raise BackboneError(f"{name}: unknown kind of name {prefix!r}; write {FORMS}")
@@ -108,7 +112,7 @@ def _why_not_a_folder(path: Path) -> str:
     if path.is_file():
         return "is a file; name the network with --backbone and give the file with --weights"
     if path.is_dir():
-        return "has no config.json, so it is not a folder in timm's format; choose another"
+        return f"has no config.json and no {BACKBONE_FACTS}; give {FOLDERS}"
     return "no such folder; a repository of the Hugging Face hub is written hf-hub:ORG/NAME"
 
 
@@ -147,14 +151,37 @@ def _from_hub(repository: str) -> Backbone:
 
 
 def _from_folder(folder: Path) -> Backbone:
-    if (folder / "topwork.json").is_file():
-        raise UnsupportedError(
-            f"{folder}: a topwork model cannot be a backbone yet; name a network, or a folder in"
-            " timm's format"
-        )
+    for facts in (BACKBONE_FACTS, MODEL_FACTS):
+        if (folder / facts).is_file():
+            return _from_own_folder(folder, facts)
     files = [folder / name for name in ("model.safetensors", "pytorch_model.bin")]
     weights = next((WeightsSource("file", str(file)) for file in files if file.is_file()), None)
     return _in_timm_format(str(folder), *_read_timm_config(folder / "config.json"), weights)
+
+
+def _from_own_folder(folder: Path, name: str) -> Backbone:
+    """Return the backbone of a folder that pretraining made, or of a fitted model's."""
+    file = folder / name
+    try:
+        facts = json.loads(file.read_text(encoding="utf-8"))
+        if facts["format"] != BACKBONE_FORMAT:
+            raise BackboneError(
+                f"{file}: has format {facts['format']}, this topwork reads {BACKBONE_FORMAT}; use"
+                " the version that wrote it"
+            )
+        spec = {key: facts["backbone"][key] for key in ("library", "architecture", "arguments")}
+        weights = WeightsSource("file", str(folder / "model.safetensors"), facts["weights_sha256"])
+        return Backbone(
+            str(folder),
+            BackboneSpec.from_dict(spec),
+            Preprocessing.from_dict(facts["preprocessing"]),
+            weights,
+            dict(facts.get("card", {})),
+        )
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise BackboneError(f"{file} is damaged ({error!r}); make the folder again") from error
+    except UsageError as error:
+        raise BackboneError(f"{file}: {error}") from error
 
 
 def _read_timm_config(file: Path) -> tuple[str, dict[str, Any], dict[str, Any]]:
@@ -270,8 +297,27 @@ def _from_topwork(name: str) -> Backbone:
     arguments: dict[str, Any] = {"num_classes": 10}
     if name == "small_convnet":
         arguments["channels"] = [16, 32, 64]
+    if name == "dense":
+        return _dense()
     preprocessing = Preprocessing(
         size=(32, 32), crop=1.0, interpolation="bicubic", mean=IMAGENET_MEAN, std=IMAGENET_STD
     )
     spec = BackboneSpec("topwork", name, arguments)
     return Backbone(f"topwork:{name}", spec, preprocessing, None, {"license": "apache-2.0"})
+
+
+def _dense() -> Backbone:
+    """Return the stack of dense layers, which takes grey values from 0 to 1 as they are."""
+    size = (28, 28)
+    arguments = {
+        "widths": [500, 500, 2000],
+        "activation": "sigmoid",
+        "dropout": 0.0,
+        "input_dropout": 0.0,
+        "image_size": list(size),
+        "in_chans": 1,
+        "num_classes": 10,
+    }
+    preprocessing = Preprocessing(size, 1.0, "bicubic", (0.0,), (1.0,))
+    spec = BackboneSpec("topwork", "dense", arguments)
+    return Backbone("topwork:dense", spec, preprocessing, None, {"license": "apache-2.0"})

@@ -1,0 +1,51 @@
+"""The backbone folder: what pretraining makes and ``--backbone FOLDER`` takes.
+
+``backbone.json`` holds the architecture, the preprocessing and a card that says what the weights
+were made from; ``model.safetensors`` the weights. A timm architecture of three channels gets timm's
+``config.json`` too, so that the same folder opens with timm.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+
+from topwork.network.folder import TIMM, WEIGHTS, timm_config
+from topwork.network.inputs import COLORS
+from topwork.network.loading import Loaded, sha256
+from topwork.network.zoo import BACKBONE_FACTS, BACKBONE_FORMAT
+
+
+def save_backbone(
+    folder: Path, loaded: Loaded, card: Mapping[str, Any], labels: tuple[str, ...] = ()
+) -> None:
+    """Write a backbone folder; the folder must not exist yet.
+
+    Args:
+        folder: where.
+        loaded: the network, whose weights are to be reused up to L.
+        card: what is known of them, JSON-able; ``license`` and ``source`` among it.
+        labels: what the network's own classifier tells apart, if it was trained.
+    """
+    folder.mkdir(parents=True)
+    state = {name: value.contiguous() for name, value in loaded.chain.network.state_dict().items()}
+    safetensors.torch.save_file(state, folder / WEIGHTS, {"format": "pt"})
+    facts = {
+        "format": BACKBONE_FORMAT,
+        "topwork": version("topwork"),
+        "backbone": loaded.backbone.spec.to_dict(),
+        "preprocessing": loaded.backbone.preprocessing.to_dict(),
+        "weights_sha256": sha256(folder / WEIGHTS),
+        "labels": list(labels),
+        "card": dict(card),
+    }
+    (folder / BACKBONE_FACTS).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    spec = loaded.backbone.spec
+    if spec.library == "timm" and spec.channels == COLORS:
+        config = timm_config(loaded, labels)
+        (folder / TIMM).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,131 @@
+"""What a pretraining method is given: a network with random weights, and images at any of its cuts.
+
+A method is a generator of `topwork.pretraining.stages.Progress` (None for steps that end no epoch)
+that trains ``material.loaded.chain.network`` in place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from topwork.learn.loop import AT_ONCE, Inputs
+from topwork.learn.samples import CachedInputs, LiveInputs, Samples
+from topwork.network.chain import Chain, CutPoint
+from topwork.network.codes import pool_module
+from topwork.network.cut import segment
+from topwork.network.loading import Loaded
+from topwork.pretraining.stages import Stages
+
+LABELED = 1000
+"""Images with labels that an online probe learns from at most, and as many to score it."""
+
+
+@dataclass
+class Material:
+    """What is there to learn from.
+
+    Attributes:
+        loaded: the network, all random or as far as a plan reuses, trained in place.
+        samples: the images, at any cut of it.
+        indices: of the images to learn from.
+        held_out: of those to judge an epoch by, which nothing is learned from.
+        classes: of the images, int64 by index, -1 where unknown; None if there are no labels.
+        class_names: what these numbers stand for.
+        seed: of everything that is drawn.
+        stages: trains, saves and goes on.
+    """
+
+    loaded: Loaded
+    samples: Samples
+    indices: tuple[int, ...]
+    held_out: tuple[int, ...]
+    classes: np.ndarray | None
+    class_names: tuple[str, ...]
+    seed: int
+    stages: Stages
+
+    @property
+    def chain(self) -> Chain:
+        """The network's depth axis."""
+        return self.loaded.chain
+
+    @property
+    def device(self) -> torch.device:
+        """Where training takes place."""
+        return self.samples.execution.device
+
+    def inputs(
+        self, cut: CutPoint, epochs: int, views: int = 1
+    ) -> tuple[CachedInputs | LiveInputs, CachedInputs | LiveInputs | None]:
+        """Return the images to learn from and those held out, as tensors at a cut.
+
+        At the input they are the normalized pixels, float32 [n, C, H, W]; at other cuts below L
+        the whole tensor, which the layers below give with their weights of this moment. They come
+        from the cache, or are run again at each use, as `topwork.learn.samples.Samples` finds
+        cheaper.
+
+        Args:
+            cut: below L.
+            epochs: in which they will be taken.
+            views: of each image, taken in turn from epoch to epoch.
+        """
+        own = self.samples.at(cut, self.indices, views, epochs)
+        if not self.held_out:
+            return own, None
+        return own, self.samples.at(cut, self.held_out, settled=own.settled)
+
+    def body(self) -> nn.Module:
+        """Return the layers from the pixels to pooled codes at L, as a module to be trained.
+
+        It shares all tensors with the network: what it learns is there.
+        """
+        chain = self.chain
+        layers = segment(chain, chain.cuts[0], chain.top)
+        pool = pool_module(chain, chain.top, self.loaded.plan.pool or "flatten")
+        return nn.Sequential(layers, pool)
+
+    def block(self, number: int) -> nn.Module:
+        """Return the layers between cut points ``number - 1`` and ``number``, sharing tensors."""
+        return segment(self.chain, self.chain.cuts[number - 1], self.chain.cuts[number])
+
+    def pictures(self, values: Tensor) -> np.ndarray:
+        """Return normalized pixels, in any shape with as many numbers, as pictures.
+
+        Returns:
+            float32 in 0..1, [n, H, W, 3] of colors, else [n, H, W], the mean of the channels.
+        """
+        view = self.loaded.backbone.preprocessing
+        maps = values.detach().cpu().float().reshape(-1, view.channels, *view.size)
+        mean, std = (torch.tensor(row).view(-1, 1, 1) for row in (view.mean, view.std))
+        maps = (maps * std + mean).clamp(0, 1)
+        return (maps.permute(0, 2, 3, 1) if view.channels == 3 else maps.mean(1)).numpy()
+
+    def labeled(self, indices: Sequence[int]) -> list[int]:
+        """Return the positions among these of images with labels, at most `LABELED` of them."""
+        if self.classes is None:
+            return []
+        known = np.flatnonzero(self.classes[list(indices)] >= 0)
+        if len(known) > LABELED:
+            known = np.sort(np.random.default_rng(self.seed).choice(known, LABELED, replace=False))
+        return known.tolist()
+
+
+@torch.no_grad()
+def outputs_of(module: nn.Module, inputs: Inputs, rows: Sequence[int]) -> Tensor:
+    """Return what a module makes of some samples in eval mode, on the CPU; its mode is kept."""
+    training = module.training
+    module.eval()
+    parts = [module(*batch).cpu() for batch in batches(inputs, rows)]
+    module.train(training)
+    return torch.cat(parts)
+
+
+def batches(inputs: Inputs, rows: Sequence[int]) -> Iterator[tuple[Tensor, ...]]:
+    """Yield samples, some hundred at a time."""
+    for first in range(0, len(rows), AT_ONCE):
+        yield inputs.batch(rows[first : first + AT_ONCE], 0)

@@ -1,0 +1,292 @@
+"""Restricted Boltzmann machines, stacked layer by layer, the lowest first.
+
+Hinton, Osindero and Teh 2006 ("A fast learning algorithm for deep belief nets"), with the settings
+of Hinton's practical guide (2010). Each layer of a stack of dense sigmoid layers is one machine's
+hidden units: p(h_j = 1 | v) = sigmoid(W_j v + b_j) is what the layer computes anyway, so what the
+machine learns is the layer's weights. It learns from the cached outputs of the layers below it.
+
+The free energy of visible units is
+
+    F(v) = -a.v - sum_j log(1 + exp(W_j v + b_j))            binary units, 0 to 1
+    F(v) = |v - a|^2 / 2 - sum_j log(1 + exp(W_j v + b_j))   Gaussian units of unit variance
+
+and the gradient of the log-likelihood of data is that of the model's mean free energy less the
+data's. Contrastive divergence (CD-k) takes the model's from k steps of Gibbs sampling that begin at
+the data, persistent contrastive divergence (Tieleman 2008) from chains that are never reset. So the
+loss is F(data) - F(sample), the sample held fixed, and automatic differentiation gives just that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from topwork.errors import PlanError
+from topwork.learn.loop import Inputs
+from topwork.network.chain import Chain
+from topwork.network.dense import DenseLayer
+from topwork.phase import Phase
+from topwork.pretraining.material import Material
+from topwork.pretraining.recipe import Recipe, require_positive
+from topwork.pretraining.stages import Progress, progress_of
+
+PAPER = "Hinton, Osindero and Teh 2006; Hinton 2010 (practical guide); Tieleman 2008 (persistent)"
+UNITS = ("auto", "binary", "gaussian")
+SHOWN = 64
+COMPARED = 2000
+"""Images whose free energy is compared with that of held-out ones."""
+
+
+@dataclass(frozen=True)
+class RbmRecipe(Recipe):
+    """How machines are trained.
+
+    Attributes:
+        phase: of each layer's machine; momentum and decay among it.
+        steps: of Gibbs sampling for a gradient, the k of CD-k.
+        persistent: whether its chains go on from step to step.
+        visible: units of the lowest machine: "binary" for values from 0 to 1, "gaussian" for
+            others, in units of their deviation; "auto" by the values that there are.
+        sparsity: how often a hidden unit is meant to be on; counts where its cost does.
+        sparsity_cost: weight of the cross-entropy between that and how often it is (Hinton 2010).
+    """
+
+    phase: Phase = field(
+        default=Phase(
+            epochs=20, batch=100, optimizer="sgd", rate=0.1, momentum=0.9, weight_decay=2e-4,
+            warmup=1.0,
+        )
+    )  # fmt: skip
+    steps: int = 1
+    persistent: bool = False
+    visible: str = "auto"
+    sparsity: float = 0.1
+    sparsity_cost: float = 0.0
+
+    def __post_init__(self) -> None:
+        require_positive(self, "steps", "sparsity")
+        if self.visible not in UNITS:
+            raise PlanError(f"recipe: visible is {self.visible!r}; known are {', '.join(UNITS)}")
+        if self.sparsity >= 1 or self.sparsity_cost < 0:
+            raise PlanError("recipe: sparsity lies between 0 and 1, and its cost is not negative")
+
+
+class BoltzmannMachine(nn.Module):
+    """A restricted Boltzmann machine whose hidden units are a linear layer's, sigmoid applied.
+
+    In training it returns F(data) - F(sample), whose gradient is that of contrastive divergence;
+    in eval mode the reconstruction's error, which a machine does not minimize but which shows how
+    it does: the cross-entropy of binary units, half the squared error of Gaussian ones, summed
+    over the units.
+
+    Args:
+        hidden: the layer: weight W [hidden, visible] and bias b, shared.
+        gaussian: whether visible units are Gaussian; they are binary else.
+        steps: of Gibbs sampling.
+        chains: persistent ones; 0 for chains that begin at the data.
+        sparsity: share of the time that a hidden unit should be on.
+        sparsity_cost: what it costs otherwise.
+
+    Attributes:
+        visible_bias: a, [visible].
+        chains: states of the visible units [chains, visible].
+    """
+
+    chains: Tensor
+
+    def __init__(
+        self,
+        hidden: nn.Linear,
+        *,
+        gaussian: bool = False,
+        steps: int = 1,
+        chains: int = 0,
+        sparsity: float = 0.1,
+        sparsity_cost: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.hidden = hidden
+        self.gaussian, self.steps = gaussian, steps
+        self.sparsity, self.sparsity_cost = sparsity, sparsity_cost
+        weight = hidden.weight
+        self.visible_bias = nn.Parameter(torch.zeros(weight.shape[1], device=weight.device))
+        states = torch.zeros(chains, weight.shape[1], device=weight.device)
+        self.register_buffer("chains", states)
+
+    def free_energy(self, visible: Tensor) -> Tensor:
+        """Return F of visible states [n, visible], [n]."""
+        return self._free_energy(visible, self.hidden(visible))
+
+    def _free_energy(self, visible: Tensor, inputs: Tensor) -> Tensor:
+        on = functional.softplus(inputs).sum(1)
+        if self.gaussian:
+            return (visible - self.visible_bias).square().sum(1) / 2 - on
+        return -visible @ self.visible_bias - on
+
+    def expected(self, hidden: Tensor) -> Tensor:
+        """Return the mean of the visible units given hidden states [n, hidden]."""
+        inputs = functional.linear(hidden, self.hidden.weight.T, self.visible_bias)
+        return inputs if self.gaussian else inputs.sigmoid()
+
+    @torch.no_grad()
+    def sampled(self, visible: Tensor, inputs: Tensor | None = None) -> Tensor:
+        """Return visible states after the steps of Gibbs sampling that begin at some.
+
+        Hidden states are drawn. Binary visible ones are left at their probabilities, as the guide
+        advises, for they carry the same and less noise; Gaussian ones at their means.
+
+        Args:
+            visible: [n, visible].
+            inputs: what they give the hidden units, if it is known already.
+        """
+        for _ in range(self.steps):
+            on = (self.hidden(visible) if inputs is None else inputs).sigmoid()
+            visible, inputs = self.expected(torch.rand_like(on).lt(on).to(on.dtype)), None
+        return visible
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Return [n, 2], see the class; the second column is zero."""
+        visible = values.flatten(1)
+        inputs = self.hidden(visible)
+        if self.training:
+            losses = self._divergence(visible, inputs)
+        else:
+            mean = self.expected(inputs.sigmoid())
+            terms = (
+                (visible - mean).square() / 2
+                if self.gaussian
+                else functional.binary_cross_entropy(mean, visible, reduction="none")
+            )
+            losses = terms.sum(1)
+        return torch.stack([losses, torch.zeros_like(losses)], 1)
+
+    def _divergence(self, visible: Tensor, inputs: Tensor) -> Tensor:
+        if len(self.chains):
+            sample = self.sampled(self.chains[: len(visible)])
+            self.chains[: len(visible)] = sample
+        else:
+            sample = self.sampled(visible, inputs.detach())
+        data, model = self._free_energy(visible, inputs), self.free_energy(sample)
+        losses = data - model
+        if self.sparsity_cost:
+            rate = inputs.sigmoid().mean(0).clamp(1e-6, 1 - 1e-6)
+            wanted = self.sparsity
+            cost = -(wanted * rate.log() + (1 - wanted) * (1 - rate).log()).sum()
+            losses = losses + self.sparsity_cost * cost
+        return losses
+
+
+def pretrain_rbm(material: Material, recipe: RbmRecipe) -> Iterator[Progress | None]:
+    """Train a stack of machines, the lowest first; yield after every step.
+
+    Each epoch tells the error of reconstructing held-out images, and by how much their free energy
+    lies above that of images learned from: it rises when a machine overfits (Hinton 2010).
+
+    Raises:
+        UsageError: if the network is no stack of dense sigmoid layers.
+    """
+    layers = machines_layers(material.chain)
+    for number, layer in enumerate(layers, start=1):
+        stage = f"layer {number}"
+        if material.stages.is_finished(stage):
+            continue
+        phase = recipe.phase
+        inputs, held_out = material.inputs(material.chain.cuts[number - 1], phase.epochs)
+        machine = BoltzmannMachine(
+            layer.linear,
+            gaussian=number == 1 and is_gaussian(recipe.visible, inputs),
+            steps=recipe.steps,
+            chains=phase.batch + 1 if recipe.persistent else 0,  # batches differ by one at most
+            sparsity=recipe.sparsity,
+            sparsity_cost=recipe.sparsity_cost,
+        ).to(material.device)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(material.seed)
+            start_machine(machine, inputs)
+        for epoch in material.stages.train(stage, machine, phase, inputs, held_out):
+            if epoch is None:
+                yield None
+                continue
+            found = free_energy_gap(machine, inputs, held_out) if held_out else {}
+            last = epoch.number == phase.epochs
+            pictures = see(material, machine, number, held_out or inputs) if last else {}
+            yield progress_of(epoch, stage, phase, found, pictures)
+
+
+def machines_layers(chain: Chain) -> list[DenseLayer]:
+    """Return the dense layers of a stack, the lowest first.
+
+    Raises:
+        UsageError: if the network is another.
+    """
+    found = [chain.network.get_submodule(cut.name) for cut in chain.cuts[1:]]
+    layers = [part for part in found if isinstance(part, DenseLayer)]
+    if len(layers) != len(found) or not all(isinstance(p.activation, nn.Sigmoid) for p in layers):
+        raise PlanError(
+            "--method rbm stacks machines of sigmoid units; give --backbone topwork:dense"
+        )
+    return layers
+
+
+def is_gaussian(visible: str, inputs: Inputs) -> bool:
+    """Say whether the visible units of the lowest machine are Gaussian."""
+    if visible != "auto":
+        return visible == "gaussian"
+    values = inputs.batch(range(min(COMPARED, len(inputs))), 0)[0]
+    return bool(values.min() < 0 or values.max() > 1)
+
+
+@torch.no_grad()
+def start_machine(machine: BoltzmannMachine, inputs: Inputs) -> None:
+    """Give a machine small random weights and the visible biases that the data's means suggest."""
+    values = inputs.batch(range(min(COMPARED, len(inputs))), 0)[0].flatten(1)
+    mean = values.mean(0)
+    if not machine.gaussian:
+        mean = mean.clamp(0.01, 0.99).logit()
+    machine.visible_bias.copy_(mean)
+    machine.hidden.weight.normal_(0, 0.01)
+    machine.hidden.bias.zero_()
+    if len(machine.chains):
+        machine.chains.copy_(values[torch.randint(len(values), (len(machine.chains),))])
+
+
+def free_energy_gap(
+    machine: BoltzmannMachine, inputs: Inputs, held_out: Inputs
+) -> dict[str, float]:
+    """Return by how much the free energy of held-out images exceeds that of those learned from."""
+    with torch.no_grad():
+        seen, unseen = (
+            float(machine.free_energy(some.batch(range(min(COMPARED, len(some))), 0)[0].flatten(1))
+                  .mean())
+            for some in (inputs, held_out)
+        )  # fmt: skip
+    return {"free_energy_gap": unseen - seen}
+
+
+def see(
+    material: Material, machine: BoltzmannMachine, number: int, inputs: Inputs
+) -> dict[str, np.ndarray]:
+    """Return pictures of the lowest machine: its filters, images, and what it makes of them."""
+    if number > 1:
+        return {}
+    (images,) = inputs.batch(range(min(SHOWN, len(inputs))), 0)
+    with torch.no_grad():
+        again = machine.expected(machine.hidden(images.flatten(1)).sigmoid())
+    return {
+        "filters": filters(material, machine.hidden.weight[:SHOWN]),
+        "images": material.pictures(images),
+        "reconstructions": material.pictures(again),
+    }
+
+
+def filters(material: Material, weight: Tensor) -> np.ndarray:
+    """Return weights [n, C * H * W] as pictures, each stretched so that zero is a middle grey."""
+    cut = material.chain.cuts[0]
+    maps = weight.detach().cpu().reshape(-1, *cut.shape)
+    maps = 0.5 + maps / (2 * maps.abs().amax((1, 2, 3), keepdim=True).clamp(min=1e-12))
+    return (maps.permute(0, 2, 3, 1) if len(maps[0]) == 3 else maps.mean(1)).numpy()
