@@ -115,10 +115,14 @@ def draw(n: int, d: int, classes: int) -> tuple[np.ndarray, np.ndarray]:
 
 def standardized(codes: np.ndarray) -> np.ndarray:
     """Return what the heads' docstring calls z, float64."""
-    z = codes - codes.mean(axis=0, dtype=np.float64)
-    deviation = z.std(axis=0)
+    return (codes - codes.mean(axis=0, dtype=np.float64)) / divisors(codes)
+
+
+def divisors(codes: np.ndarray) -> np.ndarray:
+    """Return what each column is divided by, float64 [d]."""
+    deviation = codes.std(axis=0, dtype=np.float64)
     held = np.maximum(deviation, 0.1 * np.sqrt(np.square(deviation).mean()))
-    return z / (held * np.linalg.norm(deviation / held))
+    return held * np.linalg.norm(deviation / held)
 
 
 def timed_path(
@@ -143,8 +147,7 @@ def compare(
     kind: str, head: LinearHead, codes: np.ndarray, z: np.ndarray, labels: np.ndarray
 ) -> bool:
     """Let scikit-learn fit at a head's strength; print both objectives, say whether they agree."""
-    n, d = z.shape
-    scale = codes.std(axis=0, dtype=np.float64) * np.sqrt(d)
+    n, scale = len(z), divisors(codes)
     weight = head.weight.astype(np.float64)
     ours = objective(
         kind,

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from topwork.errors import TopworkError
     from topwork.estimators.classifier import TransferClassifier
     from topwork.estimators.frozen import FrozenFeatures
+    from topwork.making import pretrain
     from topwork.network.chain import Chain, trace_chain
     from topwork.network.cut import cut
     from topwork.network.predictor import load
@@ -40,6 +41,7 @@ _HOME = {
     "inspect": "showing",
     "load": "network.predictor",
     "open_images": "data.items",
+    "pretrain": "making",
     "profile": "advising",
     "trace_chain": "network.chain",
 }
@@ -62,6 +64,7 @@ __all__ = [
     "inspect",
     "load",
     "open_images",
+    "pretrain",
     "profile",
     "trace_chain",
 ]

@@ -35,6 +35,7 @@ from topwork.cli_parts import (
     parse_seconds,
     track,
 )
+from topwork.cli_pretrain import pretrain
 from topwork.errors import TopworkError
 from topwork.report.terminal import (
     note,
@@ -167,6 +168,7 @@ def fit(
 app.command()(profile)
 app.command()(advise)
 app.command()(report)
+app.command()(pretrain)
 
 
 @app.command()

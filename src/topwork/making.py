@@ -25,20 +25,23 @@ from topwork.data.audit import Audit
 from topwork.data.image_set import ImageSet
 from topwork.data.loading import Track, untracked
 from topwork.data.unlabeled import audit_photos, open_photos
-from topwork.errors import DataError, PlanError, UsageError
+from topwork.errors import BackboneError, DataError, PlanError, UsageError
 from topwork.learn.checkpoints import Checkpoints
 from topwork.learn.interruption import requests_to_stop
 from topwork.learn.samples import Samples
 from topwork.network.backbone_folder import save_backbone
 from topwork.network.device import choose_device
-from topwork.network.loading import load_backbone
+from topwork.network.loading import Loaded, load_backbone
 from topwork.network.zoo import Backbone, find_backbone
 from topwork.phase import Phase
 from topwork.plan import Plan
 from topwork.pretraining.material import Material
-from topwork.pretraining.methods import PAPERS, recipe_of, run
+from topwork.pretraining.methods import PAPERS, outputs_of, recipe_of, run
 from topwork.pretraining.recipe import Recipe
 from topwork.pretraining.stages import Progress, Stages
+from topwork.pretraining.supervised import SupervisedRecipe
+from topwork.report.pretraining_pictures import draw_pretraining
+from topwork.report.pretraining_words import card_in_words
 from topwork.report.record import Clock, write_json
 from topwork.trunk.execution import Execution
 from topwork.trunk.extraction import LAYOUT
@@ -50,7 +53,7 @@ HELD_OUT = 0.05
 MOST_HELD_OUT = 2000
 DESCRIBED = 2000
 """Images whose codes' statistics go with the backbone."""
-RECORD = "record.json"
+RECORD, CARD = "record.json", "README.md"
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +69,7 @@ class Request:
         audited: what an audit found of them.
         execution: how frozen layers are run.
         seed: of everything that is drawn.
+        teacher: a network with pretrained weights to learn from, if the method wants one.
     """
 
     method: str
@@ -76,6 +80,7 @@ class Request:
     audited: Audit
     execution: Execution
     seed: int
+    teacher: Backbone | None = None
 
 
 def pretrain(
@@ -85,6 +90,8 @@ def pretrain(
     method: str,
     backbone: str | Backbone,
     weights: str | Path | None = None,
+    teacher: str | Backbone | None = None,
+    teacher_weights: str | Path | None = None,
     recipe: str | Path | Mapping[str, Any] | None = None,
     size: tuple[int, int] | None = None,
     epochs: int | None = None,
@@ -108,6 +115,8 @@ def pretrain(
         method: one of `topwork.pretraining.methods.RECIPES`.
         backbone: the architecture; it starts from random weights.
         weights: a file with weights to start from instead.
+        teacher: the pretrained network to distill, a name or a folder.
+        teacher_weights: a file with the teacher's weights instead of those published for it.
         recipe: changes to the method's recipe, or a JSON file that holds them; ``arguments`` in it
             are those of the architecture's builder, such as {"widths": [500, 500]} of dense stacks.
         size: height and width of the images that the network sees, in pixels.
@@ -135,8 +144,8 @@ def pretrain(
     checkpoints = Checkpoints(unfinished / "checkpoints")
     if checkpoints.files() and not resume:
         raise UsageError(
-            f"--out {asked_out}: a pretraining of it was interrupted; --resume goes on with the very"
-            f" same; for another, remove {unfinished}"
+            f"--out {asked_out}: a pretraining of it was interrupted; --resume goes on with the"
+            f" very same; for another, remove {unfinished}"
         )
     chosen, arguments = settle_recipe(recipe_of(method), recipe, epochs, rate)
     if not isinstance(backbone, Backbone):
@@ -144,6 +153,7 @@ def pretrain(
     if arguments:
         spec = replace(backbone.spec, arguments={**backbone.spec.arguments, **arguments})
         backbone = replace(backbone, spec=spec)
+    taught_by = settle_teacher(method, teacher, teacher_weights)
     plan = Plan(
         backbone.name,
         reused=None if weights else "0",
@@ -154,7 +164,7 @@ def pretrain(
     images = data if isinstance(data, ImageSet) else open_photos(data)
     audited = audit_photos(images, track)
     clock.lap("audit")
-    request = Request(method, chosen, plan, backbone, images, audited, execution, seed)
+    request = Request(method, chosen, plan, backbone, images, audited, execution, seed, taught_by)
     material = make_material(request, checkpoints, track)
     if resume:
         material.stages.restore()
@@ -166,6 +176,8 @@ def pretrain(
         record = finish(material, request, staged, clock, track)
         record["backbone"] = str(asked_out)
         write_json(staged / RECORD, record)
+        words = card_in_words(record, material.loaded.backbone.spec.architecture)
+        (staged / CARD).write_text(words, encoding="utf-8")
         if out.exists():
             out.rmdir()  # empty, as was checked
         staged.rename(out)
@@ -217,9 +229,42 @@ def settle_recipe(
     return default.changed(asked), arguments
 
 
+def settle_teacher(
+    method: str, teacher: str | Backbone | None, weights: str | Path | None
+) -> Backbone | None:
+    """Return the network to distill, if that is the method.
+
+    Raises:
+        UsageError: if there is none to distill, or one is named for another method.
+        BackboneError: if it cannot be found, or nothing is known of its weights.
+    """
+    if method != "distill":
+        if teacher or weights:
+            raise UsageError(
+                f"--teacher belongs to --method distill, not to {method}; leave it out"
+            )
+        return None
+    if teacher is None:
+        raise UsageError("--method distill learns from another network; name it with --teacher")
+    found = teacher if isinstance(teacher, Backbone) else find_backbone(teacher, weights=weights)
+    if found.weights is None:
+        raise BackboneError(
+            f"--teacher {found.name}: no pretrained weights are known for it; give a file with"
+            " --teacher-weights"
+        )
+    return found
+
+
 def make_material(request: Request, checkpoints: Checkpoints, track: Track) -> Material:
     """Build the network and divide the images into those to learn from and those held out."""
-    loaded = load_backbone(request.backbone, request.plan, request.seed)
+    names, classes = classes_of(request.images)
+    teacher = None
+    if request.teacher:
+        taught_by = load_backbone(request.teacher, Plan(request.teacher.name))
+        teacher = Samples(taught_by, request.images, request.audited, request.execution, track)
+    outputs = outputs_of(request.recipe, names, teacher)
+    backbone = with_outputs(request.backbone, outputs) if outputs else request.backbone
+    loaded = load_backbone(backbone, request.plan, request.seed)
     loaded.chain.network.to(request.execution.device).to(memory_format=LAYOUT)
     samples = Samples(loaded, request.images, request.audited, request.execution, track)
     split = request.audited.split
@@ -230,7 +275,6 @@ def make_material(request: Request, checkpoints: Checkpoints, track: Track) -> M
         raise DataError(f"{request.images.location}: fewer than two images to learn from; add some")
     drawn = np.random.default_rng(request.seed).permutation(usable)
     count = min(MOST_HELD_OUT, max(1, round(HELD_OUT * len(usable))))
-    names, classes = classes_of(request.images)
     digests = sorted(str(request.audited.digests[index]) for index in usable)
     identity = {
         "method": request.method,
@@ -239,6 +283,7 @@ def make_material(request: Request, checkpoints: Checkpoints, track: Track) -> M
         "images": digests_digest(digests),
         "labels": None if classes is None else digests_digest([str(c) for c in classes[usable]]),
         "weights": loaded.weights["sha256"] if loaded.weights else None,
+        "teacher": identity_of(teacher.loaded) if teacher else None,
         "seed": request.seed,
         "device": request.execution.device.type,
         "decoding": request.execution.decoding,
@@ -251,8 +296,24 @@ def make_material(request: Request, checkpoints: Checkpoints, track: Track) -> M
         classes,
         names,
         request.seed,
-        Stages(loaded.chain.network, request.seed, identity, checkpoints),
+        Stages(loaded.chain.network, request.seed, identity, checkpoints, track),
+        teacher,
     )
+
+
+def with_outputs(backbone: Backbone, outputs: int) -> Backbone:
+    """Return a backbone whose own classifier has so many outputs."""
+    arguments = {**backbone.spec.arguments, "num_classes": outputs}
+    return replace(backbone, spec=replace(backbone.spec, arguments=arguments))
+
+
+def identity_of(teacher: Loaded) -> dict[str, Any]:
+    """Return which network a teacher is, as plain data."""
+    return {
+        **teacher.backbone.spec.to_dict(),
+        "weights_sha256": teacher.weights["sha256"] if teacher.weights else None,
+        "license": teacher.backbone.about.get("license"),
+    }
 
 
 def classes_of(images: ImageSet) -> tuple[tuple[str, ...], np.ndarray | None]:
@@ -313,7 +374,9 @@ def finish(
 ) -> dict[str, Any]:
     """Write the backbone's folder, open it again, and describe what its source's codes are like."""
     card = card_of(material, request, clock)
-    save_backbone(staged, material.loaded, card)
+    is_labeled = isinstance(request.recipe, SupervisedRecipe)
+    labels = material.class_names if is_labeled else ()
+    save_backbone(staged, material.loaded, card, labels)
     again = load_backbone(find_backbone(str(staged)), replace(request.plan, reused=None))
     indices = material.indices
     if len(indices) > DESCRIBED:
@@ -327,8 +390,6 @@ def finish(
     )
     write_card(again, statistics)
     clock.lap("description")
-    from topwork.report.pretraining_pictures import draw_pretraining
-
     drawn = draw_pretraining(material.stages.records, material.stages.pictures, staged)
     return {
         **card,
@@ -352,6 +413,7 @@ def card_of(material: Material, request: Request, clock: Clock) -> dict[str, Any
         "paper": PAPERS[request.method],
         "license": None,
         "source": request.images.location,
+        **({"teacher": identity_of(material.teacher.loaded)} if material.teacher else {}),
         "images": len(material.indices),
         "held_out": len(material.held_out),
         "recipe": request.recipe.to_dict(),

@@ -38,6 +38,8 @@ class Material:
         class_names: what these numbers stand for.
         seed: of everything that is drawn.
         stages: trains, saves and goes on.
+        teacher: the same images, seen through another network with pretrained weights, if the
+            method learns from one.
     """
 
     loaded: Loaded
@@ -48,6 +50,7 @@ class Material:
     class_names: tuple[str, ...]
     seed: int
     stages: Stages
+    teacher: Samples | None = None
 
     @property
     def chain(self) -> Chain:

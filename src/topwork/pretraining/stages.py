@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -19,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from topwork.data.loading import Track, untracked
 from topwork.errors import PlanError, UsageError
 from topwork.learn.checkpoints import Checkpoint, Checkpoints
 from topwork.learn.fitting import part
@@ -80,6 +82,7 @@ class Stages:
         seed: of everything that is drawn.
         identity: what must be the same for a checkpoint to be taken up.
         checkpoints: where it is saved; None for nowhere.
+        track: shows progress.
         records: of the epochs that have ended, as plain data.
         pictures: what there is to see so far, by name.
         finished: names of the stages that have ended.
@@ -90,6 +93,7 @@ class Stages:
     seed: int
     identity: dict[str, Any]
     checkpoints: Checkpoints | None = None
+    track: Track = untracked
     records: list[dict[str, Any]] = field(default_factory=list)
     pictures: dict[str, np.ndarray] = field(default_factory=dict)
     finished: list[str] = field(default_factory=list)
@@ -149,7 +153,10 @@ class Stages:
         if theirs is None and held_out is not None:
             theirs = torch.zeros(len(held_out))
         judged = (held_out, theirs) if held_out is not None and theirs is not None else None
-        yield from steps(training, inputs, own, judged)
+        total = math.ceil(len(inputs) / phase.batch) * (phase.epochs - len(training.epochs))
+        bar = self.track(range(total - training.step), f"{stage}: training")
+        for _, epoch in zip(bar, steps(training, inputs, own, judged), strict=False):
+            yield epoch
         with torch.no_grad():  # the weights that are kept are the averaged ones, if there are any
             for name, value in module.state_dict().items():
                 if name in training.average:
