@@ -7,6 +7,11 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from torch import Tensor, nn
+from torch.nn import functional
+
+LANES = 64
+"""Numbers that a processor takes together; PyTorch does what is left over at the end of a tensor by
+another formula, whose last bit may differ."""
 
 ACTIVATIONS = {"sigmoid": nn.Sigmoid, "relu": nn.ReLU, "tanh": nn.Tanh}
 
@@ -23,8 +28,12 @@ class DenseLayer(nn.Module):
         nn.init.zeros_(self.linear.bias)
 
     def forward(self, values: Tensor) -> Tensor:
-        """Return the activations."""
-        return self.activation(self.linear(self.dropout(values)))
+        """Return the activations; those of a row do not depend on its place in the batch."""
+        inputs = self.linear(self.dropout(values))
+        lacking = -inputs.shape[1] % LANES
+        if not lacking:
+            return self.activation(inputs)
+        return self.activation(functional.pad(inputs, (0, lacking)))[:, : inputs.shape[1]]
 
 
 def dense(

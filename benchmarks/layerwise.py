@@ -1,0 +1,97 @@
+"""Layer-by-layer pretraining from cached outputs, against running the lower layers again.
+
+A stack of four layers of 1,000 sigmoid units is trained as Boltzmann machines on images of MNIST,
+once with the outputs of the layers below taken from the cache, once with every batch run through
+these layers whenever it is taken (from pixels that are cached either way). PyTorch runs them in
+both. The weights must be the same, bit for bit; the seconds of each layer are compared, the time
+that filling the cache takes counted with the layer that needs it.
+
+    python benchmarks/layerwise.py
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+from unittest.mock import patch
+
+import numpy as np
+
+import topwork
+from places import options, require
+from topwork.data.image_set import ImageSet
+from topwork.data.items import images_from_arrays
+from topwork.learn.samples import Samples
+from topwork.network.state import read_state
+
+WIDTHS = [1000, 1000, 1000, 1000]
+WANTED = 1.5
+FIRST = 3  # the layer from which on it is wanted
+
+
+def main() -> int:
+    parser = options(__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--images", type=int, default=6000)
+    args = parser.parse_args()
+    require(args.data)
+    images = some_of_mnist(args.data / "mnist.npz", args.images)
+    ratios: dict[int, list[float]] = {}
+    same = True
+    for number in range(args.rounds):
+        cached, weights = seconds_of(images, "float32", args.epochs)
+        with patch.object(Samples, "form_of", lambda *_: "pixels"):
+            again, others = seconds_of(images, "auto", args.epochs)
+        same &= weights.keys() == others.keys()
+        same &= all(np.array_equal(weights[name], others[name]) for name in weights)
+        for layer in cached:
+            ratios.setdefault(layer, []).append(again[layer] / cached[layer])
+        shown = ", ".join(f"{again[k]:.1f} against {cached[k]:.1f}" for k in cached)
+        print(f"round {number + 1}: seconds of each layer, run again against cached: {shown}")
+    for layer, found in ratios.items():
+        low, high = min(found), max(found)
+        print(f"layer {layer}: {statistics.median(found):.2f}x ({low:.2f} to {high:.2f})")
+    passed = same and all(statistics.median(ratios[k]) >= WANTED for k in ratios if k >= FIRST)
+    print(f"weights {'equal' if same else 'NOT EQUAL'}; {'PASS' if passed else 'FAIL'}")
+    return not passed
+
+
+def some_of_mnist(path: Path, count: int) -> ImageSet:
+    """Return some training images of MNIST."""
+    with np.load(path) as arrays:
+        rows = np.random.default_rng(0).permutation(len(arrays["x_train"]))[:count]
+        pixels, labels = arrays["x_train"][rows], arrays["y_train"][rows]
+    return images_from_arrays(pixels, labels.tolist())
+
+
+def seconds_of(
+    images: ImageSet, cache: str, epochs: int
+) -> tuple[dict[int, float], dict[str, np.ndarray]]:
+    """Pretrain with an empty cache; return the seconds of each layer and all weights."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["TOPWORK_CACHE"] = f"{folder}/cache"
+        record = topwork.pretrain(
+            images,
+            f"{folder}/made",
+            method="rbm",
+            backbone="topwork:dense",
+            recipe={"arguments": {"widths": WIDTHS}, "phase": {"epochs": epochs}},
+            runtime="eager",
+            cache=cache,
+        )
+        state = read_state(Path(folder) / "made" / "model.safetensors")
+        seconds: dict[int, float] = {}
+        for row in record["epochs"]:
+            layer = int(row["stage"].rpartition(" ")[2])
+            seconds[layer] = seconds.get(layer, 0.0) + row["seconds"]
+        shutil.rmtree(folder, ignore_errors=True)
+    return seconds, {name: value.numpy() for name, value in state.items()}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
