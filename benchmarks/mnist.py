@@ -38,11 +38,11 @@ WANTED = {"rbm": 1.3, "autoencoder": 1.4}  # percent
 NONE = "no pretraining"
 LONGEST = 20 * 60  # seconds of a run
 FINE_TUNING = Phase(
-    frozen="input", epochs=40, batch=100, rate=1e-3, reused_rate=1.0, warmup=1, batch_norm="batch"
+    frozen="input", epochs=25, batch=100, rate=1e-3, reused_rate=1.0, warmup=1, batch_norm="batch"
 )
 RECIPES: dict[str, dict[str, Any]] = {
-    "rbm": {"phase": {"epochs": 20}},
-    "autoencoder": {"phase": {"epochs": 20}},
+    "rbm": {"phase": {"epochs": 12}},
+    "autoencoder": {"phase": {"epochs": 12}},
 }
 
 
