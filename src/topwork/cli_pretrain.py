@@ -36,6 +36,12 @@ def pretrain(
         str, typer.Option("--backbone", help=f"The architecture to train: {BACKBONE}")
     ],
     weights: WeightsFile = None,
+    teacher: Annotated[
+        str | None, typer.Option(help="The pretrained network to distill: a name or a folder.")
+    ] = None,
+    teacher_weights: Annotated[
+        Path | None, typer.Option(help="Its weights, instead of those published for it.")
+    ] = None,
     recipe: Annotated[
         Path | None,
         typer.Option(help="A JSON file with changes to the method's recipe."),
@@ -65,6 +71,8 @@ def pretrain(
         method=method,
         backbone=backbone,
         weights=weights,
+        teacher=teacher,
+        teacher_weights=teacher_weights,
         recipe=recipe,
         size=(size, size) if size else None,
         epochs=epochs,

@@ -137,8 +137,9 @@ class BoltzmannMachine(nn.Module):
     def sampled(self, visible: Tensor, inputs: Tensor | None = None) -> Tensor:
         """Return visible states after the steps of Gibbs sampling that begin at some.
 
-        Hidden states are drawn. Binary visible ones are left at their probabilities, as the guide
-        advises, for they carry the same and less noise; Gaussian ones at their means.
+        Hidden states are drawn. So are visible ones, for else a chain would not come to the model's
+        distribution; but after a single step from the data they are left at their means, as the
+        guide advises, which carry the same and less noise.
 
         Args:
             visible: [n, visible].
@@ -147,7 +148,15 @@ class BoltzmannMachine(nn.Module):
         for _ in range(self.steps):
             on = (self.hidden(visible) if inputs is None else inputs).sigmoid()
             visible, inputs = self.expected(torch.rand_like(on).lt(on).to(on.dtype)), None
+            if self.steps > 1 or len(self.chains):
+                visible = self.drawn(visible)
         return visible
+
+    def drawn(self, means: Tensor) -> Tensor:
+        """Return visible states that have some means."""
+        if self.gaussian:
+            return means + torch.randn_like(means)
+        return torch.rand_like(means).lt(means).to(means.dtype)
 
     def forward(self, values: Tensor) -> Tensor:
         """Return [n, 2], see the class; the second column is zero."""
@@ -188,7 +197,7 @@ def pretrain_rbm(material: Material, recipe: RbmRecipe) -> Iterator[Progress | N
     lies above that of images learned from: it rises when a machine overfits (Hinton 2010).
 
     Raises:
-        UsageError: if the network is no stack of dense sigmoid layers.
+        PlanError: if the network is no stack of dense sigmoid layers.
     """
     layers = machines_layers(material.chain)
     for number, layer in enumerate(layers, start=1):
@@ -222,7 +231,7 @@ def machines_layers(chain: Chain) -> list[DenseLayer]:
     """Return the dense layers of a stack, the lowest first.
 
     Raises:
-        UsageError: if the network is another.
+        PlanError: if the network is another.
     """
     found = [chain.network.get_submodule(cut.name) for cut in chain.cuts[1:]]
     layers = [part for part in found if isinstance(part, DenseLayer)]
@@ -234,11 +243,18 @@ def machines_layers(chain: Chain) -> list[DenseLayer]:
 
 
 def is_gaussian(visible: str, inputs: Inputs) -> bool:
-    """Say whether the visible units of the lowest machine are Gaussian."""
-    if visible != "auto":
-        return visible == "gaussian"
+    """Say whether the visible units of the lowest machine are Gaussian.
+
+    Raises:
+        PlanError: if they are to be binary and the values lie outside 0..1.
+    """
     values = inputs.batch(range(min(COMPARED, len(inputs))), 0)[0]
-    return bool(values.min() < 0 or values.max() > 1)
+    outside = bool(values.min() < 0 or values.max() > 1)
+    if visible == "binary" and outside:
+        raise PlanError(
+            "recipe: visible is 'binary', but pixels lie outside 0 to 1; give 'gaussian' or 'auto'"
+        )
+    return visible == "gaussian" or outside
 
 
 @torch.no_grad()

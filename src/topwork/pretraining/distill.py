@@ -1,0 +1,273 @@
+"""Distillation: a small student learns what a pretrained teacher makes of unlabeled images.
+
+Of each view of an image the student learns two things:
+
+* the teacher's codes at L, the input of its last linear layer, as a linear layer reads them off the
+  student's own codes (the hints of Romero et al. 2015, "FitNets"). The loss is the squared error,
+  each of the teacher's columns in units of its deviation, mean over the columns;
+* where the teacher's weights hold its source's classifier, what that says of them (Hinton et al.
+  2015): with the logits z of the teacher and s of the student's own classifier, and a temperature
+  T, T^2 KL(softmax(z / T) || softmax(s / T)).
+
+The teacher is frozen, so it sees each view once and its codes are cached. Both see the same part of
+the image at the same moment, each at its own size, as Beyer et al. 2022 ("Knowledge distillation: A
+good teacher is patient and consistent") found to matter. As they advise, be patient: more epochs
+and more views go on helping for long.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from topwork.errors import PlanError, UsageError
+from topwork.learn.loop import Epoch, Inputs
+from topwork.learn.objective import Scale
+from topwork.learn.samples import Samples
+from topwork.network.codes import pool_module, source_pool
+from topwork.network.cut import segment
+from topwork.network.loading import Loaded
+from topwork.network.model import code_width
+from topwork.network.state import read_state
+from topwork.network.weights import match_names
+from topwork.phase import Phase
+from topwork.plan import Augment
+from topwork.pretraining.material import Material, outputs_of
+from topwork.pretraining.recipe import Recipe, require_positive
+from topwork.pretraining.stages import Progress, progress_of
+
+PAPER = "Hinton et al. 2015; Romero et al. 2015 (codes); Beyer et al. 2022 (same views)"
+STAGE = "distillation"
+SCALED = 10_000
+"""Images whose codes tell mean and deviation of the teacher's columns, at most."""
+
+
+@dataclass(frozen=True)
+class DistillRecipe(Recipe):
+    """How the student learns.
+
+    Attributes:
+        phase: of the student.
+        views: of each image, the plain one first, taken in turn from epoch to epoch; the teacher
+            runs once on each.
+        least_area: share of the image that a view after the first shows at least.
+        flip: whether half of those are mirrored, left for right.
+        logits: weight of what the teacher's classifier says, beside its codes; 0 for codes alone.
+        temperature: that both classifiers' logits are divided by.
+    """
+
+    phase: Phase = field(
+        default=Phase(
+            epochs=24, batch=128, optimizer="adamw", rate=3e-3, weight_decay=0.02, warmup=1.0,
+            clip=1.0,
+        )
+    )  # fmt: skip
+    views: int = 4
+    least_area: float = 0.3
+    flip: bool = True
+    logits: float = 1.0
+    temperature: float = 2.0
+
+    def __post_init__(self) -> None:
+        require_positive(self, "views", "temperature")
+        if not 0 < self.least_area <= 1 or self.logits < 0:
+            raise PlanError("recipe: least_area is a share up to 1, and logits is not negative")
+
+
+@dataclass(frozen=True, eq=False)
+class Lessons:
+    """Images as the student sees them, and the teacher's codes of the same views.
+
+    Attributes:
+        images: what the student takes.
+        codes: pooled at the teacher's L.
+    """
+
+    images: Inputs
+    codes: Inputs
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def batch(self, rows: Sequence[int], epoch: int) -> tuple[Tensor, ...]:
+        """Return pixels [n, C, H, W] and codes [n, D] of some images."""
+        return (*self.images.batch(rows, epoch), *self.codes.batch(rows, epoch))
+
+
+class Student(nn.Module):
+    """A network that learns a teacher's codes, and its logits where there is a classifier.
+
+    Args:
+        layers: map pixels [n, C, H, W] to the tensor at the student's L.
+        pool: makes codes of that, [n, d].
+        width: of these, d.
+        scale: of the teacher's codes [n, D].
+        classifier: the student's own, from the tensor at L to logits; None to learn codes alone.
+        head: weight [classes, D] and bias [classes] of the teacher's.
+        temperature: T.
+        weight: of the logits' part of the loss.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+    head_weight: Tensor
+    head_bias: Tensor
+
+    def __init__(
+        self,
+        layers: nn.Module,
+        pool: nn.Module,
+        width: int,
+        scale: Scale,
+        *,
+        classifier: nn.Module | None = None,
+        head: tuple[Tensor, Tensor] | None = None,
+        temperature: float = 1.0,
+        weight: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.layers, self.pool, self.classifier = layers, pool, classifier
+        self.reader = nn.Linear(width, len(scale.mean))
+        self.temperature, self.weight = temperature, weight
+        self.register_buffer("mean", scale.mean)
+        self.register_buffer("deviation", scale.deviation)
+        if head:
+            self.register_buffer("head_weight", head[0])
+            self.register_buffer("head_bias", head[1])
+
+    def forward(self, pixels: Tensor, codes: Tensor) -> Tensor:
+        """Return [n, 2]: the loss, and whether both classifiers name the same class.
+
+        Args:
+            pixels: normalized for the student.
+            codes: the teacher's, of the same views.
+        """
+        values = self.layers(pixels)
+        read = self.reader(self.pool(values)).float()
+        losses = (read - (codes - self.mean) / self.deviation).square().mean(1)
+        agree = torch.zeros_like(losses)
+        if self.classifier is not None:
+            given = self.classifier(values).float()
+            with torch.autocast(codes.device.type, enabled=False):  # so that classes do not tie
+                wanted = functional.linear(codes, self.head_weight, self.head_bias)
+            losses = losses + self.weight * divergence(given, wanted, self.temperature)
+            agree = (given.argmax(1) == wanted.argmax(1)).to(losses.dtype)
+        return torch.stack([losses, agree], 1)
+
+
+def divergence(given: Tensor, wanted: Tensor, temperature: float) -> Tensor:
+    """Return T^2 KL(softmax(wanted / T) || softmax(given / T)) of each row of logits, [n].
+
+    The square keeps the gradient's size about the same at any temperature (Hinton et al. 2015).
+
+    >>> divergence(torch.zeros(1, 2), torch.tensor([[0.0, 9.0]]), 1.0) > 0.6
+    tensor([True])
+    """
+    ours, theirs = (functional.log_softmax(z / temperature, 1) for z in (given, wanted))
+    terms = functional.kl_div(ours, theirs, reduction="none", log_target=True)
+    return temperature**2 * terms.sum(1)
+
+
+def pretrain_distill(material: Material, recipe: DistillRecipe) -> Iterator[Progress | None]:
+    """Let the network learn from the material's teacher; yield after every step.
+
+    Each epoch tells the loss on held-out images, and where there is a classifier, on how large a
+    share of these the student names the class that the teacher does.
+
+    Raises:
+        UsageError: if there is no teacher.
+    """
+    if material.teacher is None:
+        raise UsageError("--method distill learns from another network; name it with --teacher")
+    phase, augment = recipe.phase, Augment(recipe.least_area, recipe.flip)
+    crop = material.loaded.backbone.preprocessing.crop
+    pupil, teacher = (
+        replace(material, samples=seeing(samples, crop, augment))
+        for samples in (material.samples, material.teacher)
+    )
+    source = material.teacher.loaded
+    images, other_images = pupil.inputs(material.chain.cuts[0], phase.epochs, recipe.views)
+    codes, other_codes = teacher.inputs(source.chain.top, phase.epochs, recipe.views)
+    inputs, held_out = Lessons(images, codes), None
+    if other_images is not None and other_codes is not None:
+        held_out = Lessons(other_images, other_codes)
+    student = student_of(material, source, codes, recipe).to(material.device)
+    for epoch in material.stages.train(STAGE, student, phase, inputs, held_out):
+        if epoch is None:
+            yield None
+            continue
+        found = agreement(epoch) if student.classifier is not None else {}
+        yield progress_of(epoch, STAGE, phase, found)
+
+
+def seeing(samples: Samples, crop: float, augment: Augment) -> Samples:
+    """Return the same images, their plain views cropped and the others drawn in a given way."""
+    loaded = samples.loaded
+    preprocessing = replace(loaded.backbone.preprocessing, crop=crop)
+    backbone = replace(loaded.backbone, preprocessing=preprocessing)
+    plan = replace(loaded.plan, augment=augment)
+    return replace(samples, loaded=replace(loaded, backbone=backbone, plan=plan))
+
+
+def student_of(
+    material: Material, teacher: Loaded, codes: Inputs, recipe: DistillRecipe
+) -> Student:
+    """Return the network as a student; it shares all tensors with it.
+
+    Args:
+        material: the network, which has as many outputs as the teacher's classifier.
+        teacher: its weights' file is read.
+        codes: what the teacher makes of the images.
+        recipe: how much logits count.
+    """
+    chain = material.chain
+    head = classifier_of(teacher) if recipe.logits else None
+    pool = material.loaded.plan.pool or "flatten"
+    rng = np.random.default_rng(material.seed)
+    rows = np.sort(rng.permutation(len(codes))[:SCALED]).tolist()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(material.seed)
+        return Student(
+            segment(chain, chain.cuts[0], chain.top),
+            pool_module(chain, chain.top, pool),
+            code_width(chain, [chain.top.name], pool),
+            Scale.of(outputs_of(nn.Identity(), codes, rows)),
+            classifier=segment(chain, chain.top, None) if head else None,
+            head=head,
+            temperature=recipe.temperature,
+            weight=recipe.logits,
+        )
+
+
+def classifier_of(teacher: Loaded) -> tuple[Tensor, Tensor] | None:
+    """Return weight [classes, D] and bias [classes] of the source's classifier, on codes at L.
+
+    Returns:
+        None if the weights file holds none, it is no single linear layer, or it reads codes that
+        are pooled in another way than the plan says.
+
+    Raises:
+        WeightsError: if the file cannot be read.
+    """
+    chain = teacher.chain
+    if teacher.weights is None or chain.head is None or teacher.plan.pool != source_pool(chain):
+        return None
+    state = match_names(read_state(teacher.weights["file"]), chain.network.state_dict()).state
+    weight, bias = (state.get(f"{chain.head}.{name}") for name in ("weight", "bias"))
+    if weight is None:
+        return None
+    weight = weight.flatten(1).float()
+    return weight, torch.zeros(len(weight)) if bias is None else bias.float()
+
+
+def agreement(epoch: Epoch) -> dict[str, float]:
+    """Return how often student and teacher name the same class in an epoch."""
+    found = {"agreement_in_training": epoch.accuracy}
+    if epoch.validation_accuracy is not None:
+        found["agreement"] = epoch.validation_accuracy
+    return found

@@ -1,0 +1,218 @@
+"""Backbones that are made: the verb, the folder, the command line, and taking one up again."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+
+from conftest import Command
+from pretraining import drawings
+from topwork.data.items import images_from_arrays
+from topwork.errors import BackboneError, PlanError, UsageError, WeightsError
+from topwork.learn.interruption import Request as Stop
+from topwork.making import pretrain, settle_recipe
+from topwork.network.loading import load_backbone
+from topwork.network.state import read_state
+from topwork.network.zoo import find_backbone
+from topwork.plan import Plan
+from topwork.pretraining.methods import RECIPES, recipe_of
+from topwork.pretraining.rbm import RbmRecipe
+
+SMALL = {"arguments": {"widths": [12, 8]}, "phase": {"epochs": 2, "batch": 10}}
+
+
+@pytest.fixture
+def npz(tmp_path: Path) -> Path:
+    """Return an .npz of bars that lie and bars that stand, the last eight to test with."""
+    images = drawings(48, grey=True)
+    labels = np.repeat([0, 1], 24)
+    order = np.random.default_rng(1).permutation(48)
+    train, test = order[:40], order[40:]
+    path = tmp_path / "bars.npz"
+    np.savez(
+        path,
+        x_train=images[train],
+        y_train=labels[train],
+        x_test=images[test],
+        y_test=labels[test],
+    )
+    return path
+
+
+def test_a_backbone_is_made_fitted_and_known_by_its_source(npz, tmp_path, topwork: Command):
+    recipe = tmp_path / "recipe.json"
+    recipe.write_text(json.dumps(SMALL))
+    made = tmp_path / "made"
+    result = topwork(
+        *("pretrain", npz, "--method", "rbm", "--backbone", "topwork:dense", "--size", 8),
+        *("--recipe", recipe, "--out", made),
+    )
+    assert result.code == 0, result.err
+    assert "layer 2" in result.out
+    names = {path.name for path in made.iterdir()}
+    assert names >= {"backbone.json", "model.safetensors", "record.json", "README.md"}
+    for picture in made.glob("*.png"):
+        with Image.open(picture) as image:
+            image.load()
+    record = json.loads((made / "record.json").read_text())
+    assert (record["images"], record["held_out"]) == (38, 2)  # of 40: none that a fit tests with
+    assert [row["stage"] for row in record["epochs"]] == ["layer 1"] * 2 + ["layer 2"] * 2
+    run = tmp_path / "run"
+    result = topwork("fit", npz, "--backbone", made, "--plan", "features", "--out", run)
+    assert result.code == 0, result.err
+    fitted = json.loads((run / "record.json").read_text())
+    assert fitted["n"] == 8
+    result = topwork("advise", npz, "--backbone", made, "--time-budget", "5s", "--json")
+    assert result.code == 0, result.err
+    distances = json.loads(result.out)["profile"]["similarity"]["distances"]
+    assert distances["source"] == "card"
+
+
+def test_a_fitted_model_is_a_backbone_too(npz, tmp_path, topwork: Command):
+    first, second = tmp_path / "first", tmp_path / "second"
+    plan = Plan("topwork:small_convnet", input_size=(8, 8), reused="0").to_dict()
+    file = tmp_path / "plan.json"
+    file.write_text(json.dumps(plan))
+    assert topwork("fit", npz, "--plan", file, "--out", first).code == 0
+    model = first / "model"
+    result = topwork("fit", npz, "--backbone", model, "--plan", "features", "--out", second)
+    assert result.code == 0, result.err
+    given, got = (
+        read_state(folder / "model.safetensors") for folder in (model, second / "model")
+    )
+    body = [name for name in given if not name.startswith("classifier")]
+    assert body
+    assert all(torch.equal(given[name], got[name]) for name in body)
+
+
+def test_damaged_weights_are_not_loaded(npz, tmp_path):
+    pretrain(npz, tmp_path / "made", method="rbm", backbone="topwork:dense", recipe=SMALL)
+    weights = tmp_path / "made" / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-3] ^= 1
+    weights.write_bytes(data)
+    with pytest.raises(WeightsError, match="damaged"):
+        load_backbone(find_backbone(str(tmp_path / "made")), Plan("made"))
+    (tmp_path / "made" / "backbone.json").write_text("{}")
+    with pytest.raises(BackboneError, match="damaged"):
+        find_backbone(str(tmp_path / "made"))
+
+
+def test_an_interrupted_one_goes_on_to_the_same_bytes(npz, tmp_path, monkeypatch):
+    def make(out: Path, **how) -> None:
+        pretrain(npz, out, method="rbm", backbone="topwork:dense", recipe=SMALL, **how)
+
+    make(tmp_path / "whole")
+    stop_after(7, monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        make(tmp_path / "broken")
+    monkeypatch.undo()
+    assert not (tmp_path / "broken").exists()
+    with pytest.raises(UsageError, match="--resume"):
+        make(tmp_path / "broken")
+    with pytest.raises(UsageError, match="another seed"):
+        make(tmp_path / "broken", resume=True, seed=1)
+    make(tmp_path / "broken", resume=True)
+    whole, resumed = (
+        (tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "broken")
+    )
+    assert whole == resumed
+    assert not (tmp_path / "broken.unfinished").exists()
+
+
+def stop_after(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let Ctrl-C come after some steps."""
+    from topwork import making
+
+    method = making.run
+
+    def counted(material, recipe):
+        for step, progress in enumerate(method(material, recipe), start=1):
+            if step == steps:
+                asked[0].signal = 2
+            yield progress
+
+    asked: list[Stop] = []
+
+    def noted(self) -> None:
+        asked.append(self)
+
+    monkeypatch.setattr(Stop, "__post_init__", noted, raising=False)
+    monkeypatch.setattr(making, "run", counted)
+
+
+def test_a_timm_network_opens_in_plain_timm(tmp_path):
+    images = drawings(24, side=32)
+    pictured = images_from_arrays(images, [0, 1] * 12, split=["train"] * 20 + ["test"] * 4)
+    made = tmp_path / "made"
+    pretrain(
+        pictured,
+        made,
+        method="rotation",
+        backbone="timm:resnet10t",
+        size=(32, 32),
+        recipe={"phase": {"epochs": 1, "batch": 10}},
+    )
+    opened = timm.create_model(f"local-dir:{made}", pretrained=True)
+    state = read_state(made / "model.safetensors")
+    assert all(torch.equal(value, state[name]) for name, value in opened.state_dict().items())
+
+
+def test_photos_without_classes_are_taken_as_they_lie(tmp_path, topwork: Command):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number, pixels in enumerate(drawings(20)):
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+    (folder / "broken.png").write_bytes(b"no image")
+    result = topwork(
+        *("pretrain", folder, "--method", "rotation", "--backbone", "topwork:small_convnet"),
+        *("--size", 8, "--epochs", 1, "--out", tmp_path / "made", "--json"),
+    )
+    assert result.code == 0, result.err
+    assert json.loads(result.out)["images"] == 19
+    assert "without labels" in result.err
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--method", "rbn", "--backbone", "topwork:dense"), "rbm"),
+        (("--method", "rbm", "--backbone", "topwork:cifar_resnet20"), "topwork:dense"),
+        (("--method", "rbm", "--backbone", "topwork:densse"), "topwork:dense"),
+    ],
+)
+def test_a_mistake_is_one_line(npz, tmp_path, topwork: Command, options, said):
+    result = topwork("pretrain", npz, *options, "--out", tmp_path / "made")
+    assert result.code == 2
+    assert said in result.err
+    assert len(result.err.strip().splitlines()) == 1
+    assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.parametrize("method", RECIPES)
+def test_a_recipe_says_what_was_done_and_can_be_given_again(method):
+    recipe = recipe_of(method)
+    told = json.loads(json.dumps(recipe.to_dict()))
+    assert recipe.changed(told) == recipe
+    assert recipe.changed({"phase": {"epochs": 3}}).phase == replace(recipe.phase, epochs=3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"stepps": 2}, "steps"),
+        ({"phase": {"epoch": 2}}, "epochs"),
+        ({"phase": 3}, "object"),
+        ({"steps": "two"}, "steps"),
+        ({"visible": "gauss"}, "gaussian"),
+        ({"arguments": 3}, "arguments"),
+    ],
+)
+def test_a_recipe_is_strict(changes, said):
+    with pytest.raises(PlanError, match=said):
+        settle_recipe(RbmRecipe(), changes, None, None)

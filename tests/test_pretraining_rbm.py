@@ -1,0 +1,289 @@
+"""Boltzmann machines against exact enumeration, and the stacking of them."""
+
+import itertools
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pretraining import (
+    assert_equal_weights,
+    assert_resumes,
+    drawings,
+    tiny_material,
+    trained,
+    weights_of,
+)
+from topwork.errors import PlanError
+from topwork.learn.loop import TensorInputs
+from topwork.phase import Phase
+from topwork.pretraining.material import Material, outputs_of
+from topwork.pretraining.rbm import BoltzmannMachine, RbmRecipe, is_gaussian, pretrain_rbm
+
+VISIBLE, HIDDEN = 5, 3
+STACK = {"widths": [12, 8, 6]}
+RECIPE = RbmRecipe(phase=Phase(epochs=2, batch=10, optimizer="sgd", rate=0.1, momentum=0.5))
+DATA = torch.tensor([[1, 0, 1, 1, 0], [0, 1, 1, 0, 0], [1, 1, 0, 0, 1.0]], dtype=torch.float64)
+
+
+def machine(**how: object) -> BoltzmannMachine:
+    """Return a machine of float64 with weights that matter."""
+    generator = torch.Generator().manual_seed(0)
+    made = BoltzmannMachine(nn.Linear(VISIBLE, HIDDEN), **how).double()
+    with torch.no_grad():
+        for parameter, scale in zip(made.parameters(), (0.5, 1.5, 0.5), strict=True):
+            drawn = torch.randn(parameter.shape, dtype=torch.float64, generator=generator)
+            parameter.copy_(scale * drawn)
+    return made
+
+
+def stack(folder: Path, recipe: RbmRecipe = RECIPE, **how: object) -> Material:
+    return tiny_material(folder, recipe, **{"backbone": "topwork:dense", "arguments": STACK, **how})
+
+
+def states(units: int) -> Tensor:
+    return torch.tensor(list(itertools.product((0.0, 1.0), repeat=units)), dtype=torch.float64)
+
+
+def energy(rbm: BoltzmannMachine, v: Tensor, h: Tensor) -> Tensor:
+    a, b, w = rbm.visible_bias, rbm.hidden.bias, rbm.hidden.weight
+    own = (v - a).square().sum() / 2 if rbm.gaussian else -a @ v
+    return own - b @ h - h @ w @ v
+
+
+def gradients(rbm: BoltzmannMachine) -> dict[str, Tensor]:
+    return {name: p.grad.clone() for name, p in rbm.named_parameters() if p.grad is not None}
+
+
+def exact_gradients(rbm: BoltzmannMachine) -> dict[str, Tensor]:
+    """Return the gradient of the mean negative log-likelihood of DATA, all states summed up."""
+    rbm.zero_grad()
+    joint = torch.stack(
+        [torch.stack([-energy(rbm, v, h) for h in states(HIDDEN)]) for v in states(VISIBLE)]
+    )
+    of_data = torch.stack(
+        [torch.stack([-energy(rbm, v, h) for h in states(HIDDEN)]).logsumexp(0) for v in DATA]
+    )
+    (joint.logsumexp((0, 1)) - of_data.mean()).backward()
+    found = gradients(rbm)
+    rbm.zero_grad()
+    return found
+
+
+@pytest.mark.parametrize("gaussian", [False, True])
+def test_the_free_energy_sums_out_the_hidden_states(gaussian: bool) -> None:
+    rbm = machine(gaussian=gaussian)
+    visible = DATA if not gaussian else 2 * DATA - 0.7
+    expected = [
+        -torch.stack([-energy(rbm, v, h) for h in states(HIDDEN)]).logsumexp(0) for v in visible
+    ]
+    torch.testing.assert_close(rbm.free_energy(visible), torch.stack(expected))
+
+
+@pytest.mark.parametrize("gaussian", [False, True])
+def test_the_gradient_of_the_free_energy_is_that_of_the_paper(gaussian: bool) -> None:
+    rbm = machine(gaussian=gaussian)
+    rbm.free_energy(DATA).sum().backward()
+    a, b, w = (p.detach() for p in (rbm.visible_bias, rbm.hidden.bias, rbm.hidden.weight))
+    expected = {"visible_bias": torch.zeros_like(a), "hidden.bias": torch.zeros_like(b)}
+    expected["hidden.weight"] = torch.zeros_like(w)
+    for v in DATA:
+        expected["visible_bias"] -= v - a if gaussian else v
+        for j in range(HIDDEN):
+            on = 1 / (1 + torch.exp(-(w[j] @ v + b[j])))
+            expected["hidden.bias"][j] -= on
+            for i in range(VISIBLE):
+                expected["hidden.weight"][j, i] -= on * v[i]
+    torch.testing.assert_close(gradients(rbm), expected)
+
+
+@pytest.mark.parametrize("persistent", [False, True])
+def test_long_chains_give_the_gradient_of_the_log_likelihood(persistent: bool) -> None:
+    copies = 4000
+    chains = len(DATA) * copies
+    rbm = machine(steps=10 if persistent else 60, chains=chains if persistent else 0)
+    exact = exact_gradients(rbm)
+    rbm.train()
+    torch.manual_seed(0)
+    for _ in range(6 if persistent else 1):
+        rbm.zero_grad()
+        rbm(DATA.repeat(copies, 1))[:, 0].mean().backward()
+    error = 4 * 0.5 / chains**0.5  # four deviations of a mean of numbers from 0 to 1
+    for name, found in gradients(rbm).items():
+        assert exact[name].abs().max() > 0.1
+        torch.testing.assert_close(found, exact[name], atol=error, rtol=0)
+
+
+def test_long_chains_of_gaussian_units_come_to_the_models_mean_and_deviation() -> None:
+    rbm = machine(gaussian=True, steps=60)
+    a, w = rbm.visible_bias.detach(), rbm.hidden.weight.detach()
+    log_weights = torch.stack(
+        [h @ rbm.hidden.bias + (w.T @ h + a).square().sum() / 2 - a @ a / 2 for h in states(HIDDEN)]
+    ).detach()
+    chance = log_weights.softmax(0)
+    means = states(HIDDEN) @ w + a
+    mean = chance @ means
+    deviation = (chance @ (means - mean).square() + 1).sqrt()
+    torch.manual_seed(0)
+    sample = rbm.sampled(DATA.repeat(4000, 1))
+    torch.testing.assert_close(sample.mean(0), mean, atol=0.1, rtol=0)
+    torch.testing.assert_close(sample.std(0), deviation, atol=0.1, rtol=0)
+
+
+def test_one_step_of_divergence_is_data_less_reconstruction() -> None:
+    rbm = machine().train()
+    torch.manual_seed(3)
+    losses = rbm(DATA)
+    torch.manual_seed(3)
+    on = rbm.hidden(DATA).sigmoid()
+    mean = rbm.expected(torch.rand_like(on).lt(on).double()).detach()
+    torch.testing.assert_close(losses[:, 0], rbm.free_energy(DATA) - rbm.free_energy(mean))
+    assert not losses[:, 1].any()
+
+
+@pytest.mark.parametrize("gaussian", [False, True])
+def test_judged_is_the_reconstruction(gaussian: bool) -> None:
+    rbm = machine(gaussian=gaussian).eval()
+    found = rbm(DATA)[:, 0]
+    for v, loss in zip(DATA, found, strict=True):
+        mean = rbm.hidden.weight.T @ (rbm.hidden(v)).sigmoid() + rbm.visible_bias
+        if gaussian:
+            expected = sum((x - m) ** 2 / 2 for x, m in zip(v, mean, strict=True))
+        else:
+            p = mean.sigmoid()
+            expected = -sum(
+                q.log() if x else (1 - q).log() for x, q in zip(v, p, strict=True)
+            )  # fmt: skip
+        torch.testing.assert_close(loss, expected)
+
+
+def test_the_cost_of_sparsity_moves_the_activity_to_its_target(tmp_path: Path) -> None:
+    activity = {}
+    for cost in (0.0, 1.0):
+        recipe = replace(RECIPE, sparsity=0.1, sparsity_cost=cost).changed(
+            {"phase": {"epochs": 60}}
+        )
+        material = stack(tmp_path / str(cost), recipe, arguments={"widths": [12]})
+        trained(material, recipe)
+        inputs, _ = material.inputs(material.chain.cuts[0], 1)
+        activity[cost] = float(outputs_of(material.block(1), inputs, range(38)).mean())
+    assert abs(activity[1.0] - 0.1) < 0.05
+    assert activity[0.0] > 0.25
+
+
+@pytest.mark.parametrize("cache", ["float32", "off"])
+def test_a_layer_learns_from_what_the_layers_below_it_give(tmp_path: Path, cache: str) -> None:
+    material = stack(tmp_path, cache=cache)
+    done = [progress.stage for progress in itertools.islice(told(material), RECIPE.phase.epochs)]
+    assert done == ["layer 1"] * RECIPE.phase.epochs
+    pixels, _ = material.inputs(material.chain.cuts[0], 1)
+    inputs, _ = material.inputs(material.chain.cuts[1], 1)
+    layer = material.block(1).eval()
+    with torch.no_grad():
+        pairs = [layer(*pixels.batch([row, row + 1], 0)) for row in range(0, 38, 2)]  # as it is run
+    assert torch.equal(inputs.batch(range(38), 0)[0], torch.cat(pairs))
+
+
+def told(material: Material):
+    return (progress for progress in pretrain_rbm(material, RECIPE) if progress)
+
+
+def test_cached_layers_and_layers_run_anew_give_the_same_weights(tmp_path: Path) -> None:
+    found = {}
+    for cache in ("float32", "off"):
+        material = stack(tmp_path / cache, cache=cache)
+        trained(material, RECIPE)
+        found[cache] = weights_of(material)
+    assert_equal_weights(found["off"], found["float32"])
+
+
+def test_later_stages_leave_the_layers_below_as_they_were(tmp_path: Path) -> None:
+    material = stack(tmp_path)
+    after: dict[str, dict[str, Tensor]] = {}
+    for progress in told(material):
+        after[progress.stage] = weights_of(material)  # the last epoch's stays
+    assert list(after) == ["layer 1", "layer 2", "layer 3"]
+    stages = list(after.values())
+    for number, (earlier, later) in enumerate(itertools.pairwise(stages), start=1):
+        changed = {name for name in earlier if not torch.equal(earlier[name], later[name])}
+        assert changed == {f"layer{number + 1}.linear.weight", f"layer{number + 1}.linear.bias"}
+
+
+@pytest.mark.parametrize("steps", [3, 8, 13])
+@pytest.mark.parametrize("persistent", [False, True])
+def test_an_interrupted_stack_goes_on_to_the_same_bits(
+    tmp_path: Path, steps: int, persistent: bool
+) -> None:
+    recipe = replace(RECIPE, persistent=persistent)
+    arguments = {"widths": [12, 8]}
+    assert_resumes(tmp_path, recipe, steps, backbone="topwork:dense", arguments=arguments)
+
+
+def test_persistent_chains_go_on_from_step_to_step() -> None:
+    rbm = machine(chains=6).train()
+    seen = [rbm.chains.clone()]
+    for _ in range(2):
+        rbm(DATA)
+        seen.append(rbm.chains.clone())
+    assert all(not torch.equal(a[:3], b[:3]) for a, b in itertools.pairwise(seen))
+    assert torch.equal(seen[0][3:], seen[2][3:])  # as many go on as there are images
+    torch.manual_seed(3)
+    expected = rbm.sampled(rbm.chains[:3])
+    torch.manual_seed(3)
+    rbm(1 - DATA)
+    assert torch.equal(rbm.chains[:3], expected)
+
+
+def test_trained_machines_reconstruct_images_that_they_never_saw(tmp_path: Path) -> None:
+    images = np.where(drawings(200, grey=True) > 120, 255, 0).astype(np.uint8)
+    recipe = RECIPE.changed({"phase": {"epochs": 60}})
+    material = stack(tmp_path, recipe, images=images, arguments={"widths": [40]})
+    first, *_, last = trained(material, recipe)
+    assert last.held_out < 0.5 * first.held_out
+    assert abs(last.found["free_energy_gap"]) < 5
+    held_out, again = last.pictures["images"], last.pictures["reconstructions"]
+    assert held_out.shape == again.shape == (10, 8, 8)
+    mean = images.mean(0) / 255
+    assert ((held_out - again) ** 2).mean() < 0.5 * ((held_out - mean) ** 2).mean()
+    assert last.pictures["filters"].shape == (40, 8, 8)
+    assert first.pictures == {}
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ({"backbone": "topwork:small_convnet", "arguments": {}}, "give --backbone topwork:dense"),
+        ({"arguments": {**STACK, "activation": "relu"}}, "sigmoid units"),
+    ],
+)
+def test_only_stacks_of_sigmoid_layers_are_trained(
+    tmp_path: Path, how: dict[str, object], message: str
+) -> None:
+    with pytest.raises(PlanError, match=message):
+        trained(stack(tmp_path, **how), RECIPE)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"steps": 0}, "steps is 0"),
+        ({"visible": "grey"}, "known are auto, binary, gaussian"),
+        ({"sparsity": 1.5}, "between 0 and 1"),
+        ({"sparsity_cost": -1.0}, "not negative"),
+    ],
+)
+def test_recipes_that_make_no_sense_are_refused(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(PlanError, match=message):
+        RECIPE.changed(changes)
+
+
+def test_binary_units_are_refused_for_values_that_are_not_from_0_to_1() -> None:
+    outside = TensorInputs(3 * DATA - 1)
+    with pytest.raises(PlanError, match="give 'gaussian' or 'auto'"):
+        is_gaussian("binary", outside)
+    assert is_gaussian("auto", outside)
+    assert is_gaussian("gaussian", TensorInputs(DATA))
+    assert not is_gaussian("auto", TensorInputs(DATA))
