@@ -8,10 +8,10 @@ Two auxiliary tasks, learned by `topwork pretrain --method supervised`:
   classes are made of, not by having nearly the same ones.
 * Fashion-MNIST (a tenth), then MNIST, a small ConvNet of three layers at 28 pixels.
 
-Of the target 10 and 50 labels a class are drawn, five times. Three ways learn from the same images:
-a head on the pretrained codes, that head and then all layers at a small rate, and all layers from
-random weights, for four times as many epochs. They see the same views and are judged by the same
-test images. The gain over the last is paired by draw; its interval is Student's t over the draws.
+Of the target 10 and 50 labels a class are drawn, five times. Three ways learn from the same views
+of the same images: all layers from random weights, all layers in the same manner from pretrained
+ones, and a head alone on the pretrained codes. All are judged by the same test images. The gain
+over the first is paired by draw; its interval is Student's t over the draws.
 
 Rows are appended to OUT/auxiliary.jsonl; what is there is not done again.
 
@@ -45,7 +45,8 @@ COUNTS = (10, 50)  # labels a class
 DRAWS = 5
 TESTED = 2000  # images of MNIST
 VIEWS = 8
-WAYS = {"scratch": 80, "features": 0, "warmup": 20}  # plans, and epochs of each
+EPOCHS = 60  # of all layers on the target
+WAYS = ("scratch", "finetune", "features")
 
 
 @dataclass(frozen=True)
@@ -188,11 +189,16 @@ def fit_all(name: str, task: Task, backbone: Path, count: int, draw: int, log: P
 
 def plan_of(way: str, task: Task, backbone: Path) -> Plan:
     """Return the plan of a way; all labels are learned from, none are held out to choose by."""
-    name = task.backbone if way == "scratch" else str(backbone)
     size = (task.size, task.size)
-    plan = named_plan(way, name, epochs=WAYS[way] or None, views=VIEWS, input_size=size)
-    phases = tuple(replace(phase, stop=None) for phase in plan.phases)
-    return replace(plan, phases=phases, augment=task.augment)
+    if way == "features":
+        plan = named_plan("features", str(backbone), views=VIEWS, input_size=size)
+    else:
+        plan = named_plan("scratch", task.backbone, epochs=EPOCHS, views=VIEWS, input_size=size)
+        trained = replace(plan.phases[0], stop=None, batch_norm="batch")
+        plan = replace(plan, phases=(trained,))
+    if way == "finetune":
+        plan = replace(plan, backbone=str(backbone), reused=None)
+    return replace(plan, augment=task.augment)
 
 
 def rows_of(log: Path) -> list[dict]:
@@ -209,7 +215,7 @@ def summary(name: str, count: int, rows: Sequence[dict], draws: int) -> bool:
     scratch = of_way["scratch"]
     sure = False
     text = [f"from scratch {scratch.mean():.3f}"]
-    for way in ("features", "warmup"):
+    for way in WAYS[1:]:
         gain, half = interval(of_way[way] - scratch)
         sure |= gain - half > 0
         text.append(

@@ -88,7 +88,8 @@ def students(
     distilled = make(
         images_from_paths(everything), out / f"distilled-{mark}", "distill", epochs, teacher
     )
-    seconds = distilled["times"]["training"]
+    # The former leaves out the teacher's first pass, the latter what came before an interruption.
+    seconds = max(distilled["training_seconds"], distilled["times"]["training"])
     trial = make(labeled, out / f"trial-{mark}", "supervised", 2)  # the first epoch decodes, too
     count = max(1, round(seconds / trial["epochs"][-1]["seconds"]))
     supervised = make(labeled, out / f"supervised-{mark}", "supervised", count)

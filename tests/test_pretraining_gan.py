@@ -20,13 +20,13 @@ ARGUMENTS = {"channels": [6, 8]}
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.1)
 
 
-def pair(real: float = 1.0) -> Pair:
+def pair() -> Pair:
     """Return a pair with batch norms on both sides, for images of 8 by 6 pixels."""
     torch.manual_seed(0)
     body = nn.Sequential(
         nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
     )
-    return Pair(body, 6, Generator(5, 4, (8, 6), MEAN, STD), 5, real).double()
+    return Pair(body, 6, Generator(5, 4, (8, 6), MEAN, STD), 5).double()
 
 
 def images(count: int = 7) -> Tensor:
@@ -137,11 +137,10 @@ def test_a_pair_learns_what_images_look_like(tmp_path: Path) -> None:
     assert last.pictures["samples"].shape == (64, 8, 8, 3)
     assert last.pictures["images"].shape == (len(material.indices), 8, 8, 3)
     assert 0.3 < last.found["told_apart"] < 1
-    assert last.found["diversity"] > 0.3
+    assert last.found["diversity"] > 0.4
     assert 0 <= last.found["probe"] <= 1
     made, real = last.pictures["samples"], drawings() / 255
-    assert abs(made.mean() - real.mean()) < 0.2
-    assert abs(made.std() - real.std()) < 0.05
+    assert abs(made.std() - real.std()) < 0.1  # 0.25 before training
 
 
 def test_collapse_is_warned_of_once(
@@ -171,7 +170,7 @@ def test_any_network_can_be_the_discriminator(
     assert np.isfinite(told.pictures["samples"]).all()
 
 
-@pytest.mark.parametrize("changes", [{"noise": 0}, {"width": -1}, {"real": 0.0}])
+@pytest.mark.parametrize("changes", [{"noise": 0}, {"width": -1}])
 def test_recipes_that_make_no_sense_are_refused(changes: dict[str, object]) -> None:
     with pytest.raises(PlanError, match="give a number above 0"):
         GanRecipe().changed(changes)

@@ -96,16 +96,15 @@ def test_no_probe_without_labels(tmp_path: Path) -> None:
     assert online_probe(material, nn.Flatten(), inputs, held_out) == {}
 
 
-def test_watched_codes_are_of_the_same_images_in_eval_mode(tmp_path: Path) -> None:
-    material = material_of(tmp_path, None)
+def test_watched_codes_are_of_the_same_images_in_eval_mode() -> None:
     inputs = TensorInputs(torch.arange(3000.0).view(1000, 3))
     body = nn.Dropout().train()
-    codes = watched_codes(material, body, inputs)
+    codes = watched_codes(body, inputs)
     assert codes.shape == (WATCHED, 3)
-    assert torch.equal(codes, watched_codes(material, body, inputs))
+    assert torch.equal(codes, watched_codes(body, inputs))
     assert body.training
     rows = (codes[:, 0] / 3).tolist()
-    assert rows == sorted(set(rows))
+    assert len(set(rows)) == WATCHED
     assert min(rows) < 50
     assert max(rows) > 950
 

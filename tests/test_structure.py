@@ -97,6 +97,7 @@ def test_public_names() -> None:
         "inspect",
         "load",
         "open_images",
+        "pretrain",
         "profile",
         "trace_chain",
     ]

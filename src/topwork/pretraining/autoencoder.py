@@ -33,7 +33,7 @@ from topwork.network.dense import DenseLayer
 from topwork.network.layout import Layout
 from topwork.phase import Phase, require
 from topwork.pretraining.decoders import TiedDecoder, unrolled_decoder
-from topwork.pretraining.material import Material, batches
+from topwork.pretraining.material import Material, batches, drawn_rows, pictured_weights
 from topwork.pretraining.recipe import Recipe, require_positive
 from topwork.pretraining.stages import Progress, progress_of
 
@@ -45,7 +45,7 @@ MEASURED = 2048
 """Images whose means and deviations stand for those of all."""
 SHOWN = 64
 START = 0.01
-"""Deviation of a tied layer's first weights: what is wide at first stays as noise in its filters."""
+"""Deviation of a tied layer's first weights: wider ones stay in its filters as noise."""
 
 
 @dataclass(frozen=True)
@@ -64,9 +64,10 @@ class AutoencoderRecipe(Recipe):
 
     phase: Phase = field(
         default=Phase(
-            epochs=15, batch=100, optimizer="adamw", rate=1e-3, weight_decay=0.0, warmup=1.0
+            epochs=15, batch=100, optimizer="sgd", rate=0.1, momentum=0.9, weight_decay=0.0,
+            warmup=1.0,
         )
-    )
+    )  # fmt: skip
     noise: str = "masking"
     amount: float = 0.25
     tied: bool = True
@@ -199,7 +200,7 @@ def make_autoencoder(
                 nn.init.normal_(layer.linear.weight, std=START)
         else:
             decoder = unrolled_decoder(cuts)
-    (sample,) = inputs.batch(range(min(MEASURED, len(inputs))), 0)
+    (sample,) = inputs.batch(drawn_rows(MEASURED, len(inputs)), 0)
     encoder = segment(material.chain, below, above)
     for module in encoder.modules():
         if isinstance(module, _DropoutNd):
@@ -235,8 +236,9 @@ def settle_statistics(layers: nn.Module, inputs: Inputs) -> None:
         layers: take what the inputs give.
         inputs: those trained on.
     """
-    count = min(MEASURED, len(inputs))
-    rows = range(count - (count % AT_ONCE == 1))  # a batch of one has no variance
+    rows = drawn_rows(MEASURED, len(inputs))
+    if len(rows) % AT_ONCE == 1:  # a batch of one has no variance
+        rows.pop()
     norms = [norm for _, norm in batch_norms(layers)]
     if norms and rows:
         estimate_statistics(layers, norms, (batch for (batch,) in batches(inputs, rows)))
@@ -245,7 +247,7 @@ def settle_statistics(layers: nn.Module, inputs: Inputs) -> None:
 @torch.no_grad()
 def see(material: Material, module: Autoencoder, inputs: Inputs) -> dict[str, np.ndarray]:
     """Return pictures: filters of the lowest layer, images, noisy ones, and what is rebuilt."""
-    (images,) = inputs.batch(range(min(SHOWN, len(inputs))), 0)
+    (images,) = inputs.batch(drawn_rows(SHOWN, len(inputs)), 0)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(material.seed)
         noisy = module.corrupted(images)
@@ -271,10 +273,3 @@ def first_weights(layers: nn.Module, shape: tuple[int, ...]) -> Tensor | None:
             pixels = module.in_features == torch.Size(shape).numel()
             return module.weight.unflatten(1, shape) if pixels else None
     return None
-
-
-def pictured_weights(maps: Tensor) -> np.ndarray:
-    """Return weights [n, C, h, w] as pictures, each stretched so that zero is a middle grey."""
-    maps = maps.detach().cpu().float()
-    maps = 0.5 + maps / (2 * maps.abs().amax((1, 2, 3), keepdim=True).clamp(min=1e-12))
-    return (maps.permute(0, 2, 3, 1) if maps.shape[1] == 3 else maps.mean(1)).numpy()

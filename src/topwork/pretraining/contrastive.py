@@ -32,7 +32,7 @@ from torch.nn import functional
 from topwork.errors import PlanError
 from topwork.learn.loop import Inputs, own_randomness
 from topwork.phase import Phase, require
-from topwork.pretraining.material import Material, outputs_of
+from topwork.pretraining.material import Material, drawn_rows, outputs_of
 from topwork.pretraining.random_views import STRONG, RandomViews
 from topwork.pretraining.recipe import Recipe, require_positive
 from topwork.pretraining.stages import Progress, progress_of
@@ -41,7 +41,6 @@ from topwork.pretraining.watching import (
     effective_rank,
     online_probe,
     require_alive,
-    spread_rows,
     watched_codes,
 )
 
@@ -254,7 +253,7 @@ def pretrain_contrastive(
         if epoch is None:
             yield None
             continue
-        codes = watched_codes(material, body, inputs)
+        codes = watched_codes(body, inputs)
         found = {
             "found_again": epoch.accuracy,
             "effective_rank": effective_rank(codes),
@@ -269,7 +268,7 @@ def pretrain_contrastive(
 
 def see(material: Material, views: RandomViews, inputs: Inputs) -> np.ndarray:
     """Return pictures of some images, each followed by two views of it."""
-    (images,) = inputs.batch(spread_rows(SHOWN, len(inputs)), 0)
+    (images,) = inputs.batch(drawn_rows(SHOWN, len(inputs)), 0)
     with own_randomness(material.seed, material.device):
         rows = torch.stack([images, views(images), views(images)], 1)
     return material.pictures(rows)

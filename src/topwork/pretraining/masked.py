@@ -29,7 +29,7 @@ from topwork.network.layout import positions
 from topwork.phase import Phase
 from topwork.pretraining.autoencoder import settle_statistics
 from topwork.pretraining.decoders import decoder, draw_hidden, patch_side, patched, unpatched
-from topwork.pretraining.material import Material
+from topwork.pretraining.material import Material, drawn_rows
 from topwork.pretraining.recipe import Recipe, require_positive
 from topwork.pretraining.stages import Progress, progress_of
 
@@ -298,7 +298,7 @@ def see(
     material: Material, module: MaskedMap | MaskedTokens, inputs: Inputs
 ) -> dict[str, np.ndarray]:
     """Return pictures: images, what is seen of them, and with it what is predicted of the rest."""
-    (images,) = inputs.batch(range(min(SHOWN, len(inputs))), 0)
+    (images,) = inputs.batch(drawn_rows(SHOWN, len(inputs)), 0)
     size = images.shape[2:]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(material.seed)

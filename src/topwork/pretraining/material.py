@@ -118,6 +118,15 @@ class Material:
         return known.tolist()
 
 
+def drawn_rows(count: int, of: int) -> list[int]:
+    """Return some positions in random order, always the same: images often come sorted by class.
+
+    >>> drawn_rows(3, 10), sorted(drawn_rows(3, 2))
+    ([4, 6, 2], [0, 1])
+    """
+    return np.random.default_rng(0).permutation(of)[:count].tolist()
+
+
 @torch.no_grad()
 def outputs_of(module: nn.Module, inputs: Inputs, rows: Sequence[int]) -> Tensor:
     """Return what a module makes of some samples in eval mode, on the CPU; its mode is kept."""
@@ -132,3 +141,10 @@ def batches(inputs: Inputs, rows: Sequence[int]) -> Iterator[tuple[Tensor, ...]]
     """Yield samples, some hundred at a time."""
     for first in range(0, len(rows), AT_ONCE):
         yield inputs.batch(rows[first : first + AT_ONCE], 0)
+
+
+def pictured_weights(maps: Tensor) -> np.ndarray:
+    """Return weights [n, C, h, w] as pictures, each stretched so that zero is a middle grey."""
+    maps = maps.detach().cpu().float()
+    maps = 0.5 + maps / (2 * maps.abs().amax((1, 2, 3), keepdim=True).clamp(min=1e-12))
+    return (maps.permute(0, 2, 3, 1) if maps.shape[1] == 3 else maps.mean(1)).numpy()

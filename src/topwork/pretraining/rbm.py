@@ -19,7 +19,7 @@ loss is F(data) - F(sample), the sample held fixed, and automatic differentiatio
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -31,7 +31,7 @@ from topwork.learn.loop import Inputs
 from topwork.network.chain import Chain
 from topwork.network.dense import DenseLayer
 from topwork.phase import Phase
-from topwork.pretraining.material import Material
+from topwork.pretraining.material import Material, drawn_rows, pictured_weights
 from topwork.pretraining.recipe import Recipe, require_positive
 from topwork.pretraining.stages import Progress, progress_of
 
@@ -224,7 +224,8 @@ def pretrain_rbm(material: Material, recipe: RbmRecipe) -> Iterator[Progress | N
             found = free_energy_gap(machine, inputs, held_out) if held_out else {}
             last = epoch.number == phase.epochs
             pictures = see(material, machine, number, held_out or inputs) if last else {}
-            yield progress_of(epoch, stage, phase, found, pictures)
+            told = progress_of(epoch, stage, phase, found, pictures)
+            yield replace(told, loss=None)  # a difference of energies that goes on about zero
 
 
 def machines_layers(chain: Chain) -> list[DenseLayer]:
@@ -248,7 +249,7 @@ def is_gaussian(visible: str, inputs: Inputs) -> bool:
     Raises:
         PlanError: if they are to be binary and the values lie outside 0..1.
     """
-    values = inputs.batch(range(min(COMPARED, len(inputs))), 0)[0]
+    values = inputs.batch(drawn_rows(COMPARED, len(inputs)), 0)[0]
     outside = bool(values.min() < 0 or values.max() > 1)
     if visible == "binary" and outside:
         raise PlanError(
@@ -260,7 +261,7 @@ def is_gaussian(visible: str, inputs: Inputs) -> bool:
 @torch.no_grad()
 def start_machine(machine: BoltzmannMachine, inputs: Inputs) -> None:
     """Give a machine small random weights and the visible biases that the data's means suggest."""
-    values = inputs.batch(range(min(COMPARED, len(inputs))), 0)[0].flatten(1)
+    values = inputs.batch(drawn_rows(COMPARED, len(inputs)), 0)[0].flatten(1)
     mean = values.mean(0)
     if not machine.gaussian:
         mean = mean.clamp(0.01, 0.99).logit()
@@ -277,7 +278,7 @@ def free_energy_gap(
     """Return by how much the free energy of held-out images exceeds that of those learned from."""
     with torch.no_grad():
         seen, unseen = (
-            float(machine.free_energy(some.batch(range(min(COMPARED, len(some))), 0)[0].flatten(1))
+            float(machine.free_energy(some.batch(drawn_rows(COMPARED, len(some)), 0)[0].flatten(1))
                   .mean())
             for some in (inputs, held_out)
         )  # fmt: skip
@@ -290,19 +291,12 @@ def see(
     """Return pictures of the lowest machine: its filters, images, and what it makes of them."""
     if number > 1:
         return {}
-    (images,) = inputs.batch(range(min(SHOWN, len(inputs))), 0)
+    shape = material.chain.cuts[0].shape
+    (images,) = inputs.batch(drawn_rows(SHOWN, len(inputs)), 0)
     with torch.no_grad():
         again = machine.expected(machine.hidden(images.flatten(1)).sigmoid())
     return {
-        "filters": filters(material, machine.hidden.weight[:SHOWN]),
+        "filters": pictured_weights(machine.hidden.weight[:SHOWN].unflatten(1, shape)),
         "images": material.pictures(images),
         "reconstructions": material.pictures(again),
     }
-
-
-def filters(material: Material, weight: Tensor) -> np.ndarray:
-    """Return weights [n, C * H * W] as pictures, each stretched so that zero is a middle grey."""
-    cut = material.chain.cuts[0]
-    maps = weight.detach().cpu().reshape(-1, *cut.shape)
-    maps = 0.5 + maps / (2 * maps.abs().amax((1, 2, 3), keepdim=True).clamp(min=1e-12))
-    return (maps.permute(0, 2, 3, 1) if len(maps[0]) == 3 else maps.mean(1)).numpy()

@@ -43,18 +43,14 @@ class Recipe:
         values = {
             key: tuple(value) if isinstance(value, list) else value for key, value in data.items()
         }
-        if "phase" in values:
-            values["phase"] = _phase(self.phase, values["phase"])
-        try:
-            made = type(self)(**{**known, **values})
-        except TypeError as error:
-            raise PlanError(f"recipe: a value has the wrong type ({error})") from error
         for key, value in values.items():
             if key != "phase" and _kind(value) != _kind(known[key]):
                 raise PlanError(
                     f"recipe: {key} is {value!r}; give something like {known[key]!r}, its default"
                 )
-        return made
+        if "phase" in values:
+            values["phase"] = _phase(self.phase, values["phase"])
+        return type(self)(**{**known, **values})
 
 
 def _kind(value: Any) -> type:

@@ -19,11 +19,11 @@ from torch.nn import functional
 from topwork.errors import PlanError
 from topwork.learn.loop import Inputs
 from topwork.phase import Phase
-from topwork.pretraining.material import Material
+from topwork.pretraining.material import Material, drawn_rows
 from topwork.pretraining.random_views import MILD, RandomViews
 from topwork.pretraining.recipe import Recipe
 from topwork.pretraining.stages import Progress, progress_of
-from topwork.pretraining.watching import effective_rank, online_probe, spread_rows, watched_codes
+from topwork.pretraining.watching import effective_rank, online_probe, watched_codes
 
 PAPER = "Gidaris, Singh and Komodakis 2018 (RotNet)"
 STAGE = "quarter turns"
@@ -101,7 +101,7 @@ def pretrain_rotation(material: Material, recipe: RotationRecipe) -> Iterator[Pr
     inputs, held_out = material.inputs(material.chain.cuts[0], phase.epochs)
     body = material.body()
     views = RandomViews(material.loaded.backbone.preprocessing, MILD)
-    codes = watched_codes(material, body, inputs)
+    codes = watched_codes(body, inputs)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(material.seed)
         head = nn.Linear(codes.shape[1], TURNS)
@@ -113,7 +113,7 @@ def pretrain_rotation(material: Material, recipe: RotationRecipe) -> Iterator[Pr
         found = {"right": epoch.accuracy}
         if epoch.validation_accuracy is not None:
             found["held_out_right"] = epoch.validation_accuracy
-        found["effective_rank"] = effective_rank(watched_codes(material, body, inputs))
+        found["effective_rank"] = effective_rank(watched_codes(body, inputs))
         found |= online_probe(material, body, inputs, held_out)
         last = epoch.number == phase.epochs
         pictures = {"turns": see(material, inputs)} if last else {}
@@ -122,5 +122,5 @@ def pretrain_rotation(material: Material, recipe: RotationRecipe) -> Iterator[Pr
 
 def see(material: Material, inputs: Inputs) -> np.ndarray:
     """Return pictures of some images in all four turns."""
-    (images,) = inputs.batch(spread_rows(SHOWN, len(inputs)), 0)
+    (images,) = inputs.batch(drawn_rows(SHOWN, len(inputs)), 0)
     return material.pictures(turned(images).view(TURNS, *images.shape).transpose(0, 1))

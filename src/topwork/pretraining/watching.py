@@ -17,7 +17,7 @@ from topwork.errors import PlanError
 from topwork.learn.heads import fit_head
 from topwork.learn.loop import Inputs
 from topwork.learn.principal import one_thread
-from topwork.pretraining.material import Material, outputs_of
+from topwork.pretraining.material import Material, drawn_rows, outputs_of
 
 WATCHED = 500
 """Images, plain ones, whose codes are looked at after each epoch."""
@@ -67,25 +67,14 @@ def deviation(outputs: Tensor) -> Tensor:
     return (values - values.mean(0)).square().mean().sqrt()
 
 
-def watched_codes(material: Material, body: nn.Module, inputs: Inputs) -> Tensor:
+def watched_codes(body: nn.Module, inputs: Inputs) -> Tensor:
     """Return codes [n, d] of some images, always the same, on the CPU.
 
     Args:
-        material: says which images.
         body: maps inputs to codes; taken in eval mode.
         inputs: the images learned from; their first view is taken.
     """
-    drawn = np.random.default_rng(material.seed).permutation(len(inputs))
-    return outputs_of(body, inputs, np.sort(drawn[:WATCHED]).tolist())
-
-
-def spread_rows(count: int, of: int) -> list[int]:
-    """Return some positions, spread evenly: images often come sorted by class.
-
-    >>> spread_rows(3, 10), spread_rows(3, 2)
-    ([0, 3, 6], [0, 1])
-    """
-    return list(range(0, of, max(1, of // count)))[:count]
+    return outputs_of(body, inputs, drawn_rows(WATCHED, len(inputs)))
 
 
 def online_probe(
