@@ -64,10 +64,10 @@ def main() -> int:
     os.environ.setdefault("TOPWORK_CACHE", str(args.out / "cache"))
     log = args.out / "rows.jsonl"
     photos = args.data / "cifar10_third_jpg.zip"
-    for start in (SCRATCH, RANDOM, *(args.method or RECIPES)):
-        if start in RECIPES:
-            pretrained(start, photos, args.out)
-        for label, count in COUNTS.items():
+    for label, count in COUNTS.items():
+        for start in (SCRATCH, RANDOM, *(args.method or RECIPES)):
+            if start in RECIPES:
+                pretrained(start, photos, args.out)
             for draw in range(args.draws):
                 for way in (SCRATCH,) if start == SCRATCH else (PROBE, TUNED):
                     fit_once(start, way, label, count, draw, photos, args.out, log)
