@@ -374,9 +374,10 @@ def finish(
 ) -> dict[str, Any]:
     """Write the backbone's folder, open it again, and describe what its source's codes are like."""
     card = card_of(material, request, clock)
-    is_labeled = isinstance(request.recipe, SupervisedRecipe)
-    labels = material.class_names if is_labeled else ()
-    save_backbone(staged, material.loaded, card, labels)
+    outputs = outputs_of(request.recipe, material.class_names, material.teacher)
+    labels = material.class_names if isinstance(request.recipe, SupervisedRecipe) else ()
+    classifier = outputs is not None
+    save_backbone(staged, material.loaded, card, classifier=classifier, labels=labels)
     again = load_backbone(find_backbone(str(staged)), replace(request.plan, reused=None))
     indices = material.indices
     if len(indices) > DESCRIBED:

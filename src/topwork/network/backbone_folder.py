@@ -22,7 +22,12 @@ from topwork.network.zoo import BACKBONE_FACTS, BACKBONE_FORMAT
 
 
 def save_backbone(
-    folder: Path, loaded: Loaded, card: Mapping[str, Any], labels: tuple[str, ...] = ()
+    folder: Path,
+    loaded: Loaded,
+    card: Mapping[str, Any],
+    *,
+    classifier: bool,
+    labels: tuple[str, ...] = (),
 ) -> None:
     """Write a backbone folder; the folder must not exist yet.
 
@@ -30,10 +35,18 @@ def save_backbone(
         folder: where.
         loaded: the network, whose weights are to be reused up to L.
         card: what is known of them, JSON-able; ``license`` and ``source`` among it.
-        labels: what the network's own classifier tells apart, if it was trained.
+        classifier: whether the network's own classifier was trained; if not, it is left out, so
+            that nobody takes what it says for the source's classes.
+        labels: what these are called, where that is known.
     """
     folder.mkdir(parents=True)
-    state = {name: value.contiguous() for name, value in loaded.chain.network.state_dict().items()}
+    above = len(loaded.chain)
+    depth_of = loaded.chain.depth_of_state()
+    state = {
+        name: value.contiguous()
+        for name, value in loaded.chain.network.state_dict().items()
+        if classifier or depth_of[name] < above
+    }
     safetensors.torch.save_file(state, folder / WEIGHTS, {"format": "pt"})
     facts = {
         "format": BACKBONE_FORMAT,
@@ -48,4 +61,6 @@ def save_backbone(
     spec = loaded.backbone.spec
     if spec.library == "timm" and spec.channels == COLORS:
         config = timm_config(loaded, labels)
+        if not classifier:
+            config["num_classes"] = config["pretrained_cfg"]["num_classes"] = 0
         (folder / TIMM).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
