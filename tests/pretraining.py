@@ -14,13 +14,13 @@ from topwork.data.image_set import ImageSet
 from topwork.data.loading import untracked
 from topwork.data.unlabeled import audit_photos
 from topwork.learn.checkpoints import Checkpoints
-from topwork.making import Request, make_material
 from topwork.network.zoo import Backbone, find_backbone
 from topwork.phase import Phase
 from topwork.plan import Plan
 from topwork.pretraining.material import Material
 from topwork.pretraining.methods import RECIPES, run
 from topwork.pretraining.recipe import Recipe
+from topwork.pretraining.request import Request, make_material
 from topwork.pretraining.stages import Progress
 from topwork.trunk.execution import Execution
 

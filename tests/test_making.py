@@ -15,13 +15,14 @@ from conftest import Command
 from pretraining import drawings
 from topwork.data.items import images_from_arrays
 from topwork.errors import BackboneError, PlanError, UsageError, WeightsError
-from topwork.making import pretrain, settle_recipe
+from topwork.making import pretrain
 from topwork.network.loading import load_backbone
 from topwork.network.state import read_state
 from topwork.network.zoo import find_backbone
 from topwork.plan import Plan
 from topwork.pretraining.methods import RECIPES, recipe_of
 from topwork.pretraining.rbm import RbmRecipe
+from topwork.pretraining.request import settle_recipe
 
 SMALL = {"arguments": {"widths": [12, 8]}, "phase": {"epochs": 2, "batch": 10}}
 
@@ -101,11 +102,12 @@ def test_damaged_weights_are_not_loaded(npz, tmp_path):
 
 
 def test_an_interrupted_one_goes_on_to_the_same_bytes(npz, tmp_path, monkeypatch):
-    def make(out: Path, **how) -> None:
-        pretrain(npz, out, method="rbm", backbone="topwork:dense", recipe=SMALL, **how)
+    def make(out: Path, size: tuple[int, int] = (8, 8), **how) -> None:
+        how = {"method": "rotation", "backbone": "topwork:small_convnet", "size": size, **how}
+        pretrain(npz, out, recipe={"phase": SMALL["phase"]}, **how)
 
     make(tmp_path / "whole")
-    stop_after(7, monkeypatch)
+    stop_after(5, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         make(tmp_path / "broken")
     monkeypatch.undo()
@@ -114,6 +116,10 @@ def test_an_interrupted_one_goes_on_to_the_same_bytes(npz, tmp_path, monkeypatch
         make(tmp_path / "broken")
     with pytest.raises(UsageError, match="another seed"):
         make(tmp_path / "broken", resume=True, seed=1)
+    with pytest.raises(UsageError, match="another size of images"):
+        make(tmp_path / "broken", resume=True, size=(28, 28))
+    abandoned = tmp_path / "broken.unfinished" / "backbone-999999999"
+    abandoned.mkdir()  # by a process that was killed while it wrote
     make(tmp_path / "broken", resume=True)
     whole, resumed = (
         (tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "broken")
@@ -171,6 +177,33 @@ def test_photos_without_classes_are_taken_as_they_lie(tmp_path, topwork: Command
     assert "without labels" in result.err
 
 
+def test_what_is_there_to_judge_by_is_not_learned_from(tmp_path, topwork: Command):
+    for side, count in (("train", 12), ("test", 8)):
+        (tmp_path / "photos" / side).mkdir(parents=True)
+        for number, pixels in enumerate(drawings(count, seed=count)):
+            Image.fromarray(pixels).save(tmp_path / "photos" / side / f"{number}.png")
+    result = topwork(
+        *("pretrain", tmp_path / "photos", "--method", "rotation", "--size", 8, "--epochs", 1),
+        *("--backbone", "topwork:small_convnet", "--out", tmp_path / "made", "--json"),
+    )
+    assert result.code == 0, result.err
+    record = json.loads(result.out)
+    assert record["images"] + record["held_out"] == 12
+    assert "8 in test/ or val/ left out" in result.err
+
+
+def test_weights_that_are_given_are_where_it_starts(npz, tmp_path):
+    first = pretrain(npz, tmp_path / "a", method="rbm", backbone="topwork:dense", recipe=SMALL)
+    weights = tmp_path / "a" / "model.safetensors"
+    slow = {"phase": {**SMALL["phase"], "epochs": 1, "rate": 1e-9, "weight_decay": 0.0}}
+    again = pretrain(npz, tmp_path / "b", method="rbm", backbone=str(tmp_path / "a"), recipe=slow)
+    before, after = (read_state(tmp_path / name / "model.safetensors") for name in ("a", "b"))
+    assert before.keys() == after.keys()
+    assert all(torch.allclose(before[name], after[name], atol=1e-6) for name in before)
+    assert first["started_from"] is None
+    assert again["started_from"]["file"] == str(weights)
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
@@ -192,6 +225,8 @@ def test_a_recipe_says_what_was_done_and_can_be_given_again(method):
     recipe = recipe_of(method)
     told = json.loads(json.dumps(recipe.to_dict()))
     assert recipe.changed(told) == recipe
+    other = recipe.changed({"phase": {"weight_decay": 0.01, "momentum": 0.9}})
+    assert recipe.changed(json.loads(json.dumps(other.to_dict()))) == other
     assert recipe.changed({"phase": {"epochs": 3}}).phase == replace(recipe.phase, epochs=3)
 
 
@@ -204,8 +239,14 @@ def test_a_recipe_says_what_was_done_and_can_be_given_again(method):
         ({"steps": "two"}, "steps"),
         ({"visible": "gauss"}, "gaussian"),
         ({"arguments": 3}, "arguments"),
+        ({"steps": 1.5}, "steps"),
+        ({"sparsity_cost": float("nan")}, "sparsity_cost"),
+        ({"phase": [1]}, "object"),
+        ({"phase": {"mix": "mixup"}}, "mix"),
+        ({"phase": {"epochs": 1.5}}, "epochs"),
+        ({"method": "gan"}, "gan"),
     ],
 )
 def test_a_recipe_is_strict(changes, said):
     with pytest.raises(PlanError, match=said):
-        settle_recipe(RbmRecipe(), changes, None, None)
+        settle_recipe("rbm", RbmRecipe(), changes, None, None)

@@ -94,9 +94,9 @@ def test_it_learns_and_counts_what_is_held_out(tmp_path: Path) -> None:
     labels = [0] * (count // 2) + [1] * (count // 2)
     material = tiny_material(tmp_path, recipe, images=images, labels=labels)
     last = trained(material, recipe)[-1]
-    assert last.found["n"] == len(material.held_out) > 5
+    assert last.found["accuracy_n"] == len(material.held_out) > 5
     assert last.found["accuracy"] >= 0.9
-    assert last.found["low"] < last.found["accuracy"] <= last.found["high"]
+    assert last.found["accuracy_low"] < last.found["accuracy"] <= last.found["accuracy_high"]
     inputs = material.inputs(material.chain.cuts[0], 1)[1]
     assert inputs is not None
     with torch.no_grad():
@@ -136,7 +136,7 @@ def test_the_classifier_and_its_names_go_into_the_folder(tmp_path: Path) -> None
         images, out, method="supervised", backbone="topwork:small_convnet", epochs=1, size=(8, 8),
         recipe={"arguments": {"channels": [4, 8]}, "phase": {"batch": 8}},
     )  # fmt: skip
-    assert record["results"]["classes"]["n"] == record["held_out"] == 2
+    assert record["results"]["classes"]["accuracy_n"] == record["held_out"] == 2
     facts = (out / "backbone.json").read_text(encoding="utf-8")
     assert '"lying",\n    "neither",\n    "standing"' in facts
 

@@ -2,85 +2,57 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import platform
 import shutil
+import sys
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from safetensors import SafetensorError
 
 from topwork.advice.depth_codes import collect
 from topwork.advice.source_card import statistics_of, write_card
 from topwork.api import require_free
-from topwork.data.audit import Audit
 from topwork.data.image_set import ImageSet
 from topwork.data.loading import Track, untracked
 from topwork.data.unlabeled import audit_photos, open_photos
-from topwork.errors import BackboneError, DataError, PlanError, UsageError
+from topwork.errors import UsageError
 from topwork.learn.checkpoints import Checkpoints
 from topwork.learn.interruption import requests_to_stop
-from topwork.learn.samples import Samples
 from topwork.network.backbone_folder import save_backbone
 from topwork.network.device import choose_device
-from topwork.network.loading import Loaded, load_backbone
+from topwork.network.loading import load_backbone
 from topwork.network.zoo import Backbone, find_backbone
 from topwork.phase import Phase
 from topwork.plan import Plan
-from topwork.pretraining.material import Material
+from topwork.pretraining.material import Material, drawn_rows
 from topwork.pretraining.methods import PAPERS, outputs_of, recipe_of, run
-from topwork.pretraining.recipe import Recipe
-from topwork.pretraining.stages import Progress, Stages
+from topwork.pretraining.request import (
+    Request,
+    identity_of,
+    make_material,
+    settle_recipe,
+    settle_teacher,
+)
+from topwork.pretraining.stages import Progress
 from topwork.pretraining.supervised import SupervisedRecipe
 from topwork.report.pretraining_pictures import draw_pretraining
 from topwork.report.pretraining_words import card_in_words
 from topwork.report.record import Clock, write_json
 from topwork.trunk.execution import Execution
-from topwork.trunk.extraction import LAYOUT
 
 log = logging.getLogger("topwork")
 
-HELD_OUT = 0.05
-"""Share of the images that are held out to judge epochs by."""
-MOST_HELD_OUT = 2000
 DESCRIBED = 2000
 """Images whose codes' statistics go with the backbone."""
 RECORD, CARD = "record.json", "README.md"
-
-
-@dataclass(frozen=True, eq=False)
-class Request:
-    """What is to be made, complete.
-
-    Attributes:
-        method: its name.
-        recipe: how.
-        plan: which backbone at which size, and how much of it is to start from weights.
-        backbone: that.
-        images: what to learn from.
-        audited: what an audit found of them.
-        execution: how frozen layers are run.
-        seed: of everything that is drawn.
-        teacher: a network with pretrained weights to learn from, if the method wants one.
-    """
-
-    method: str
-    recipe: Recipe
-    plan: Plan
-    backbone: Backbone
-    images: ImageSet
-    audited: Audit
-    execution: Execution
-    seed: int
-    teacher: Backbone | None = None
 
 
 def pretrain(
@@ -113,8 +85,9 @@ def pretrain(
         data: as `topwork.fit` takes it, or a folder or zip of images that lie in it anyhow.
         out: the backbone folder to make; must not exist, or be empty.
         method: one of `topwork.pretraining.methods.RECIPES`.
-        backbone: the architecture; it starts from random weights.
-        weights: a file with weights to start from instead.
+        backbone: the architecture, which starts from random weights; or a folder with weights to
+            start from.
+        weights: a file with weights to start from.
         teacher: the pretrained network to distill, a name or a folder.
         teacher_weights: a file with the teacher's weights instead of those published for it.
         recipe: changes to the method's recipe, or a JSON file that holds them; ``arguments`` in it
@@ -144,19 +117,20 @@ def pretrain(
     checkpoints = Checkpoints(unfinished / "checkpoints")
     if checkpoints.files() and not resume:
         raise UsageError(
-            f"--out {asked_out}: a pretraining of it was interrupted; --resume goes on with the"
-            f" very same; for another, remove {unfinished}"
+            f"--out {asked_out}: a pretraining of it was interrupted or failed; --resume goes on"
+            f" with the very same; for another, remove {unfinished}"
         )
-    chosen, arguments = settle_recipe(recipe_of(method), recipe, epochs, rate)
+    chosen, arguments = settle_recipe(method, recipe_of(method), recipe, epochs, rate)
     if not isinstance(backbone, Backbone):
         backbone = find_backbone(backbone, weights=weights)
     if arguments:
         spec = replace(backbone.spec, arguments={**backbone.spec.arguments, **arguments})
         backbone = replace(backbone, spec=spec)
     taught_by = settle_teacher(method, teacher, teacher_weights)
+    starts_anew = backbone.weights is None or backbone.weights.kind != "file"
     plan = Plan(
         backbone.name,
-        reused=None if weights else "0",
+        reused="0" if starts_anew else None,
         phases=(Phase(frozen="input", epochs=1),),
         input_size=size,
     )
@@ -171,7 +145,8 @@ def pretrain(
     work(material, request, track)
     clock.lap("training")
 
-    staged = unfinished / f"backbone-{os.getpid()}"
+    remove_abandoned(unfinished)
+    staged = unfinished / f"{STAGED}{os.getpid()}"
     try:
         record = finish(material, request, staged, clock, track)
         record["backbone"] = str(asked_out)
@@ -192,147 +167,16 @@ def pretrain(
     return record
 
 
-def settle_recipe(
-    default: Recipe,
-    changes: str | Path | Mapping[str, Any] | None,
-    epochs: int | None,
-    rate: float | None,
-) -> tuple[Recipe, dict[str, Any]]:
-    """Return a recipe with what is asked for, and arguments for the architecture's builder.
+STAGED = "backbone-"
 
-    Raises:
-        PlanError: if something in it makes no sense.
-        UsageError: if the file cannot be read.
-    """
-    asked: dict[str, Any] = {}
-    if isinstance(changes, Mapping):
-        asked = dict(changes)
-    elif changes is not None:
+
+def remove_abandoned(unfinished: Path) -> None:
+    """Remove folders that processes were writing when they were killed."""
+    for folder in unfinished.glob(f"{STAGED}*"):
         try:
-            asked = json.loads(Path(changes).read_text(encoding="utf-8"))
-        except OSError as error:
-            raise UsageError(f"--recipe {changes} cannot be read ({error.strerror})") from error
-        except ValueError as error:
-            raise PlanError(f"--recipe {changes} is not readable JSON ({error})") from error
-        if not isinstance(asked, dict):
-            raise PlanError(f"--recipe {changes} holds no object; write it like {{}}")
-    asked.pop("method", None)  # a backbone's record names it beside
-    arguments = asked.pop("arguments", {})
-    if not isinstance(arguments, dict):
-        raise PlanError(
-            f'recipe: arguments is {arguments!r}; give an object such as {{"depth": 4}}'
-        )
-    phase = {"epochs": epochs, "rate": rate}
-    named = {key: value for key, value in phase.items() if value is not None}
-    if named:
-        asked["phase"] = {**asked.get("phase", {}), **named}
-    return default.changed(asked), arguments
-
-
-def settle_teacher(
-    method: str, teacher: str | Backbone | None, weights: str | Path | None
-) -> Backbone | None:
-    """Return the network to distill, if that is the method.
-
-    Raises:
-        UsageError: if there is none to distill, or one is named for another method.
-        BackboneError: if it cannot be found, or nothing is known of its weights.
-    """
-    if method != "distill":
-        if teacher or weights:
-            raise UsageError(
-                f"--teacher belongs to --method distill, not to {method}; leave it out"
-            )
-        return None
-    if teacher is None:
-        raise UsageError("--method distill learns from another network; name it with --teacher")
-    found = teacher if isinstance(teacher, Backbone) else find_backbone(teacher, weights=weights)
-    if found.weights is None:
-        raise BackboneError(
-            f"--teacher {found.name}: no pretrained weights are known for it; give a file with"
-            " --teacher-weights"
-        )
-    return found
-
-
-def make_material(request: Request, checkpoints: Checkpoints, track: Track) -> Material:
-    """Build the network and divide the images into those to learn from and those held out."""
-    names, classes = classes_of(request.images)
-    teacher = None
-    if request.teacher:
-        taught_by = load_backbone(request.teacher, Plan(request.teacher.name))
-        teacher = Samples(taught_by, request.images, request.audited, request.execution, track)
-    outputs = outputs_of(request.recipe, names, teacher)
-    backbone = with_outputs(request.backbone, outputs) if outputs else request.backbone
-    loaded = load_backbone(backbone, request.plan, request.seed)
-    loaded.chain.network.to(request.execution.device).to(memory_format=LAYOUT)
-    samples = Samples(loaded, request.images, request.audited, request.execution, track)
-    split = request.audited.split
-    everything = np.array(sorted((*split.train, *split.val)))
-    failed = samples.unreadable(loaded.chain.cuts[0], everything.tolist())
-    usable = np.delete(everything, list(failed))
-    if len(usable) < 2:
-        raise DataError(f"{request.images.location}: fewer than two images to learn from; add some")
-    drawn = np.random.default_rng(request.seed).permutation(usable)
-    count = min(MOST_HELD_OUT, max(1, round(HELD_OUT * len(usable))))
-    digests = sorted(str(request.audited.digests[index]) for index in usable)
-    identity = {
-        "method": request.method,
-        "recipe": request.recipe.to_dict(),
-        "backbone": loaded.backbone.spec.to_dict(),
-        "images": digests_digest(digests),
-        "labels": None if classes is None else digests_digest([str(c) for c in classes[usable]]),
-        "weights": loaded.weights["sha256"] if loaded.weights else None,
-        "teacher": identity_of(teacher.loaded) if teacher else None,
-        "seed": request.seed,
-        "device": request.execution.device.type,
-        "decoding": request.execution.decoding,
-    }
-    return Material(
-        loaded,
-        samples,
-        tuple(sorted(drawn[count:].tolist())),
-        tuple(sorted(drawn[:count].tolist())),
-        classes,
-        names,
-        request.seed,
-        Stages(loaded.chain.network, request.seed, identity, checkpoints, track),
-        teacher,
-    )
-
-
-def with_outputs(backbone: Backbone, outputs: int) -> Backbone:
-    """Return a backbone whose own classifier has so many outputs."""
-    arguments = {**backbone.spec.arguments, "num_classes": outputs}
-    return replace(backbone, spec=replace(backbone.spec, arguments=arguments))
-
-
-def identity_of(teacher: Loaded) -> dict[str, Any]:
-    """Return which network a teacher is, as plain data."""
-    return {
-        **teacher.backbone.spec.to_dict(),
-        "weights_sha256": teacher.weights["sha256"] if teacher.weights else None,
-        "license": teacher.backbone.about.get("license"),
-    }
-
-
-def classes_of(images: ImageSet) -> tuple[tuple[str, ...], np.ndarray | None]:
-    """Return class names and the class of each image, -1 where it has none; None without classes.
-
-    Where images have several labels, they have no class.
-    """
-    if images.multilabel or images.number_names or len(images.classes) < 2:
-        return (), None
-    number_of = {name: number for number, name in enumerate(images.classes)}
-    classes = [number_of[item.labels[0]] if item.labels else -1 for item in images.items]
-    return images.classes, np.array(classes, np.int64)
-
-
-def digests_digest(digests: list[str]) -> str:
-    """Return the SHA-256 of digests in a row."""
-    import hashlib
-
-    return hashlib.sha256(" ".join(digests).encode()).hexdigest()
+            os.kill(int(folder.name.removeprefix(STAGED)), 0)
+        except (OSError, ValueError):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def work(material: Material, request: Request, track: Track) -> None:
@@ -355,6 +199,7 @@ def work(material: Material, request: Request, track: Track) -> None:
         asked.obey()
     stages.close()
     stages.save()
+    stages.stop_clock()
     material.chain.network.eval()
 
 
@@ -373,16 +218,13 @@ def finish(
     material: Material, request: Request, staged: Path, clock: Clock, track: Track
 ) -> dict[str, Any]:
     """Write the backbone's folder, open it again, and describe what its source's codes are like."""
-    card = card_of(material, request, clock)
+    card = card_of(material, request)
     outputs = outputs_of(request.recipe, material.class_names, material.teacher)
     labels = material.class_names if isinstance(request.recipe, SupervisedRecipe) else ()
     classifier = outputs is not None
     save_backbone(staged, material.loaded, card, classifier=classifier, labels=labels)
     again = load_backbone(find_backbone(str(staged)), replace(request.plan, reused=None))
-    indices = material.indices
-    if len(indices) > DESCRIBED:
-        rng = np.random.default_rng(request.seed)
-        indices = tuple(np.sort(rng.choice(indices, DESCRIBED, replace=False)).tolist())
+    indices = [material.indices[row] for row in drawn_rows(DESCRIBED, len(material.indices))]
     again.chain.network.to(request.execution.device)
     codes = collect(again, request.images, request.audited, indices, request.execution, track)
     names = [cut.name for cut in codes.cuts]
@@ -398,30 +240,40 @@ def finish(
         "pictures": drawn,
         "seconds": clock.total(),
         "times": clock.laps,
-        "versions": {name: version(name) for name in ("topwork", "torch", "timm")},
     }
 
 
-def card_of(material: Material, request: Request, clock: Clock) -> dict[str, Any]:
+def card_of(material: Material, request: Request) -> dict[str, Any]:
     """Return what goes with the weights: from what, how, when and how well they were made."""
     last: dict[str, dict[str, Any]] = {}
     for record in material.stages.records:
         last[record["stage"]] = {
             key: value for key, value in record.items() if key not in ("stage", "epoch", "epochs")
         }
+    loaded, execution = material.loaded, request.execution
     return {
         "method": request.method,
         "paper": PAPERS[request.method],
-        "license": None,
         "source": request.images.location,
+        "architecture": loaded.backbone.spec.to_dict(),
+        "preprocessing": loaded.backbone.preprocessing.to_dict(),
+        "started_from": loaded.weights,
         **({"teacher": identity_of(material.teacher.loaded)} if material.teacher else {}),
         "images": len(material.indices),
         "held_out": len(material.held_out),
+        "left_for_testing": len(request.audited.split.test),
         "recipe": request.recipe.to_dict(),
-        "arguments": material.loaded.backbone.spec.arguments,
         "seed": request.seed,
+        "execution": {
+            "device": execution.device.type,
+            "runtime": execution.runtime,
+            "decoding": execution.decoding,
+            "cache": execution.cache,
+        },
         "results": last,
-        "training_seconds": round(sum(row["seconds"] for row in material.stages.records), 1),
+        "training_seconds": round(material.stages.elapsed(), 1),
         "date": datetime.now(UTC).date().isoformat(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {request.execution.device.type}",
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {execution.device.type}",
+        "versions": {name: version(name) for name in ("topwork", "torch", "timm")},
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
     }

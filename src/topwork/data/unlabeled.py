@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 from topwork.data.audit import audit, look_over
 from topwork.data.findings import Audit
 from topwork.data.folders import open_zip_flat
-from topwork.data.image_set import ImageSet
+from topwork.data.image_set import SIDE_OF, ImageSet, Item
 from topwork.data.items import images_from_paths, open_images
 from topwork.data.loading import Track, untracked
 from topwork.errors import DataError
@@ -20,6 +21,8 @@ log = logging.getLogger("topwork")
 def open_photos(location: str | Path) -> ImageSet:
     """Return the labeled images at a location, or where they are not laid out by class, all images.
 
+    What lies in a folder called test/ or val/ is left out of the latter: it is there to judge by.
+
     Args:
         location: as `topwork.data.items.open_images` takes it, or a folder or zip of images that
             lie in it anyhow.
@@ -27,21 +30,55 @@ def open_photos(location: str | Path) -> ImageSet:
     Raises:
         DataError: there are no images, or they cannot be read.
     """
+    found = None
     try:
-        return open_images(location)
+        images = open_images(location)
+        if not all(name.lower() in SIDE_OF for name in images.classes):
+            return images
+        reason = f"{location}: its folders are the sides of a split, not classes"
     except DataError as error:
-        path = Path(location)
-        try:
-            if path.is_dir():
-                images = images_from_paths([path])
-            elif zipfile.is_zipfile(path) and path.suffix.lower() == ".zip":
-                images = open_zip_flat(path)
-            else:
-                raise error
-        except DataError:
-            raise error from None
-        log.info("%s; its %d images are taken without labels", error, len(images))
-        return images
+        reason, found = str(error), without_layout(Path(location))
+        if found is None:
+            raise
+    found = found or without_layout(Path(location)) or images
+    kept = [n for n, item in enumerate(found.items) if not is_for_judging(item.name, location)]
+    if not kept:
+        raise DataError(f"{location}: all of its images are in test/ or val/; add images to train/")
+    left = len(found) - len(kept)
+    log.info(
+        "%s; %d images are taken without labels%s",
+        reason,
+        len(kept),
+        f", {left} in test/ or val/ left out" if left else "",
+    )
+    return unlabeled(found.subset(kept))
+
+
+def unlabeled(images: ImageSet) -> ImageSet:
+    """Return the same images without labels and sides."""
+    return replace(images, items=tuple(Item(item.name) for item in images.items))
+
+
+def without_layout(path: Path) -> ImageSet | None:
+    """Return all images in a folder or zip; None if it is neither or has none."""
+    try:
+        if path.is_dir():
+            return images_from_paths([path])
+        if path.suffix.lower() == ".zip" and zipfile.is_zipfile(path):
+            return open_zip_flat(path)
+    except DataError:
+        pass
+    return None
+
+
+def is_for_judging(name: str, location: str | Path) -> bool:
+    """Say whether an image lies in a folder for testing or validation, somewhere below a location.
+
+    >>> is_for_judging("photos/test/cat/1.png", "photos"), is_for_judging("test/1.png", "test")
+    (True, False)
+    """
+    inner = name.removeprefix(Path(location).as_posix())
+    return any(SIDE_OF.get(part.lower(), "train") != "train" for part in inner.split("/")[:-1])
 
 
 def audit_photos(images: ImageSet, track: Track = untracked) -> Audit:

@@ -9,6 +9,8 @@ from itertools import pairwise
 from torch import Tensor, nn
 from torch.nn import functional
 
+from topwork.errors import BackboneError, did_you_mean
+
 LANES = 64
 """Numbers that a processor takes together; PyTorch does what is left over at the end of a tensor by
 another formula, whose last bit may differ."""
@@ -59,10 +61,28 @@ def dense(
         in_chans: channels of an image.
         num_classes: outputs of the classifier.
 
+    Raises:
+        BackboneError: for no widths, widths below 1, or an unknown activation.
+
     >>> import torch
     >>> dense((8, 4), image_size=(5, 5), num_classes=3)(torch.zeros(2, 1, 5, 5)).shape
     torch.Size([2, 3])
     """
+    if (
+        not isinstance(widths, Sequence)
+        or not widths
+        or any(type(units) is not int or units < 1 for units in widths)
+    ):
+        given = list(widths) if isinstance(widths, tuple) else widths
+        raise BackboneError(
+            f"topwork:dense: widths is {given!r}; give the units of each layer, from the lowest,"
+            " such as [500, 500, 2000]"
+        )
+    if activation not in ACTIVATIONS:
+        raise BackboneError(
+            f"topwork:dense: activation is {activation!r}{did_you_mean(activation, ACTIVATIONS)};"
+            f" known are {', '.join(ACTIVATIONS)}"
+        )
     height, width = image_size
     layers: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())
     everything = [in_chans * height * width, *widths]

@@ -40,6 +40,7 @@ from topwork.plan import Augment
 from topwork.pretraining.material import Material, outputs_of
 from topwork.pretraining.recipe import Recipe, require_positive
 from topwork.pretraining.stages import Progress, progress_of
+from topwork.pretraining.watching import share_found
 
 PAPER = "Hinton et al. 2015; Romero et al. 2015 (codes); Beyer et al. 2022 (same views)"
 STAGE = "distillation"
@@ -177,7 +178,7 @@ def pretrain_distill(material: Material, recipe: DistillRecipe) -> Iterator[Prog
     """Let the network learn from the material's teacher; yield after every step.
 
     Each epoch tells the loss on held-out images, and where there is a classifier, on how large a
-    share of these the student names the class that the teacher does.
+    share of these the student names the class that the teacher does, with its 95 % interval.
 
     Raises:
         UsageError: if there is no teacher.
@@ -201,7 +202,8 @@ def pretrain_distill(material: Material, recipe: DistillRecipe) -> Iterator[Prog
         if epoch is None:
             yield None
             continue
-        found = agreement(epoch) if student.classifier is not None else {}
+        named = student.classifier is not None
+        found = agreement(epoch, len(material.held_out)) if named else {}
         yield progress_of(epoch, STAGE, phase, found)
 
 
@@ -265,9 +267,9 @@ def classifier_of(teacher: Loaded) -> tuple[Tensor, Tensor] | None:
     return weight, torch.zeros(len(weight)) if bias is None else bias.float()
 
 
-def agreement(epoch: Epoch) -> dict[str, float]:
-    """Return how often student and teacher name the same class in an epoch."""
+def agreement(epoch: Epoch, count: int) -> dict[str, float]:
+    """Return how often student and teacher name the same class, that of so many held-out images."""
     found = {"agreement_in_training": epoch.accuracy}
     if epoch.validation_accuracy is not None:
-        found["agreement"] = epoch.validation_accuracy
+        found |= share_found("agreement", epoch.validation_accuracy, count)
     return found

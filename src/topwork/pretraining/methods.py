@@ -1,8 +1,9 @@
-"""The methods by name: the recipe of each, and the module that carries it out."""
+"""The methods by name: the recipe of each, and the function that carries it out."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from topwork.errors import UsageError, did_you_mean
@@ -21,26 +22,93 @@ from topwork.pretraining.material import Material
 from topwork.pretraining.recipe import Recipe
 from topwork.pretraining.stages import Progress
 
-RECIPES: dict[str, type[Recipe]] = {
-    "rbm": rbm.RbmRecipe,
-    "autoencoder": autoencoder.AutoencoderRecipe,
-    "gan": gan.GanRecipe,
-    "masked": masked.MaskedRecipe,
-    "contrastive": contrastive.ContrastiveRecipe,
-    "rotation": rotation.RotationRecipe,
-    "supervised": supervised.SupervisedRecipe,
-    "distill": distill.DistillRecipe,
+PROBE = "probe is the accuracy of a linear head on the codes of held-out images"
+RANK = "effective rank is along how many directions codes vary"
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to pretrain.
+
+    Attributes:
+        recipe: its kind of recipe; no other method has it.
+        pretrain: carries it out, yielding after every step.
+        paper: where it was published.
+        measures: what the losses and the other numbers of its epochs are, in words.
+    """
+
+    recipe: type[Recipe]
+    pretrain: Callable[[Material, Any], Iterator[Progress | None]]
+    paper: str
+    measures: str
+
+
+METHODS = {
+    "rbm": Method(
+        rbm.RbmRecipe,
+        rbm.pretrain_rbm,
+        rbm.PAPER,
+        "held out is the error of rebuilding what a layer is given of held-out images, summed over"
+        " its units, which is not what is minimized but shows how it goes; the free energy gap is"
+        " by how much their free energy exceeds that of images learned from, and rises when a"
+        " machine overfits",
+    ),
+    "autoencoder": Method(
+        autoencoder.AutoencoderRecipe,
+        autoencoder.pretrain_autoencoder,
+        autoencoder.PAPER,
+        "loss is the error of rebuilding what a layer was given, from the codes of a noisy copy:"
+        " of values from 0 to 1 the cross-entropy, summed over units, of others the squared error"
+        " as a share of their variance",
+    ),
+    "gan": Method(
+        gan.GanRecipe,
+        gan.pretrain_gan,
+        gan.PAPER,
+        "loss is the sum of both players', which need not fall; told apart is how often the"
+        " discriminator is right (0.5 is chance); diversity is that of what is made, 1 if as large"
+        f" as that of the images; {PROBE}",
+    ),
+    "masked": Method(
+        masked.MaskedRecipe,
+        masked.pretrain_masked,
+        masked.PAPER,
+        "loss is the error of predicting hidden pixels: squared, of patches less their mean and"
+        " over their deviation (transformers), or absolute (networks that give maps)",
+    ),
+    "contrastive": Method(
+        contrastive.ContrastiveRecipe,
+        contrastive.pretrain_contrastive,
+        contrastive.PAPER,
+        "loss is NT-Xent, which depends on how many images are compared and is not told of those"
+        " held out, or VICReg's; found again is how many views are nearest to the other view of"
+        f" their image; {RANK}; deviation is that of the projections (near 0: collapsed); {PROBE}",
+    ),
+    "rotation": Method(
+        rotation.RotationRecipe,
+        rotation.pretrain_rotation,
+        rotation.PAPER,
+        "loss is the cross-entropy of telling four turns (1.39 is chance) and right the share told"
+        f" rightly (0.25 is chance); {RANK}; {PROBE}",
+    ),
+    "supervised": Method(
+        supervised.SupervisedRecipe,
+        supervised.pretrain_supervised,
+        supervised.PAPER,
+        "loss is the cross-entropy of the classes, in training of random views and with the"
+        " recipe's label smoothing; accuracy is that on held-out images",
+    ),
+    "distill": Method(
+        distill.DistillRecipe,
+        distill.pretrain_distill,
+        distill.PAPER,
+        "loss is the squared error of the teacher's codes as a share of their variance and, where"
+        " its classifier is known, the divergence of the student's logits; agreement is how often"
+        " both name the same class of a held-out image",
+    ),
 }
-PAPERS = {
-    "rbm": rbm.PAPER,
-    "autoencoder": autoencoder.PAPER,
-    "gan": gan.PAPER,
-    "masked": masked.PAPER,
-    "contrastive": contrastive.PAPER,
-    "rotation": rotation.PAPER,
-    "supervised": supervised.PAPER,
-    "distill": distill.PAPER,
-}
+RECIPES = {name: method.recipe for name, method in METHODS.items()}
+PAPERS = {name: method.paper for name, method in METHODS.items()}
 
 
 def recipe_of(method: str) -> Recipe:
@@ -49,12 +117,12 @@ def recipe_of(method: str) -> Recipe:
     Raises:
         UsageError: for an unknown method.
     """
-    if method not in RECIPES:
+    if method not in METHODS:
         raise UsageError(
-            f"--method {method!r} is unknown{did_you_mean(method, RECIPES)}; known are"
-            f" {', '.join(RECIPES)}"
+            f"--method {method!r} is unknown{did_you_mean(method, METHODS)}; known are"
+            f" {', '.join(METHODS)}"
         )
-    return RECIPES[method]()  # type: ignore[call-arg]
+    return METHODS[method].recipe()  # type: ignore[call-arg]
 
 
 def outputs_of(recipe: Recipe, names: Sequence[str], teacher: Samples | None) -> int | None:
@@ -74,23 +142,13 @@ def outputs_of(recipe: Recipe, names: Sequence[str], teacher: Samples | None) ->
     return None
 
 
-def run(material: Material, recipe: Any) -> Iterator[Progress | None]:
-    """Pretrain by the method whose recipe this is."""
-    match recipe:
-        case rbm.RbmRecipe():
-            return rbm.pretrain_rbm(material, recipe)
-        case autoencoder.AutoencoderRecipe():
-            return autoencoder.pretrain_autoencoder(material, recipe)
-        case gan.GanRecipe():
-            return gan.pretrain_gan(material, recipe)
-        case masked.MaskedRecipe():
-            return masked.pretrain_masked(material, recipe)
-        case contrastive.ContrastiveRecipe():
-            return contrastive.pretrain_contrastive(material, recipe)
-        case rotation.RotationRecipe():
-            return rotation.pretrain_rotation(material, recipe)
-        case supervised.SupervisedRecipe():
-            return supervised.pretrain_supervised(material, recipe)
-        case distill.DistillRecipe():
-            return distill.pretrain_distill(material, recipe)
+def run(material: Material, recipe: Recipe) -> Iterator[Progress | None]:
+    """Pretrain by the method whose recipe this is.
+
+    Raises:
+        UsageError: if it is none's.
+    """
+    for method in METHODS.values():
+        if isinstance(recipe, method.recipe):
+            return method.pretrain(material, recipe)
     raise UsageError(f"{type(recipe).__name__} is no recipe of a method")

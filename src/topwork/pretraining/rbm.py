@@ -70,6 +70,8 @@ class RbmRecipe(Recipe):
 
     def __post_init__(self) -> None:
         require_positive(self, "steps", "sparsity")
+        if self.persistent and self.phase.at_once is not None:
+            raise PlanError("recipe: persistent chains belong to whole batches; leave out at_once")
         if self.visible not in UNITS:
             raise PlanError(f"recipe: visible is {self.visible!r}; known are {', '.join(UNITS)}")
         if self.sparsity >= 1 or self.sparsity_cost < 0:
@@ -216,7 +218,7 @@ def pretrain_rbm(material: Material, recipe: RbmRecipe) -> Iterator[Progress | N
         ).to(material.device)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(material.seed)
-            start_machine(machine, inputs)
+            start_machine(machine, inputs, anew=material.loaded.weights is None)
         for epoch in material.stages.train(stage, machine, phase, inputs, held_out):
             if epoch is None:
                 yield None
@@ -259,15 +261,19 @@ def is_gaussian(visible: str, inputs: Inputs) -> bool:
 
 
 @torch.no_grad()
-def start_machine(machine: BoltzmannMachine, inputs: Inputs) -> None:
-    """Give a machine small random weights and the visible biases that the data's means suggest."""
+def start_machine(machine: BoltzmannMachine, inputs: Inputs, *, anew: bool) -> None:
+    """Give a machine the visible biases that the data's means suggest, and if anew, random weights.
+
+    They are small, as the guide advises.
+    """
     values = inputs.batch(drawn_rows(COMPARED, len(inputs)), 0)[0].flatten(1)
     mean = values.mean(0)
     if not machine.gaussian:
         mean = mean.clamp(0.01, 0.99).logit()
     machine.visible_bias.copy_(mean)
-    machine.hidden.weight.normal_(0, 0.01)
-    machine.hidden.bias.zero_()
+    if anew:
+        machine.hidden.weight.normal_(0, 0.01)
+        machine.hidden.bias.zero_()
     if len(machine.chains):
         machine.chains.copy_(values[torch.randint(len(values), (len(machine.chains),))])
 

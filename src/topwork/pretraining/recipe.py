@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Self
 
 from topwork.errors import PlanError, did_you_mean
 from topwork.phase import Phase
+
+PHASE_KEYS = (
+    *("epochs", "batch", "at_once", "optimizer", "rate", "momentum", "weight_decay", "warmup"),
+    *("schedule", "clip", "label_smoothing", "average"),
+)
+"""What of a phase means something where no layers are reused and nothing is chosen by a score."""
 
 
 @dataclass(frozen=True)
@@ -15,16 +22,15 @@ class Recipe:
     """What all recipes have in common.
 
     Attributes:
-        phase: how each stage is trained by gradient descent.
+        phase: how each stage is trained by gradient descent; of it `PHASE_KEYS` count.
     """
 
     phase: Phase
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain data for JSON, what a phase leaves as it is by default left out."""
+        """Return plain data for JSON, of the phase what a pretraining goes by."""
         whole = asdict(self)
-        default = asdict(Phase())
-        whole["phase"] = {k: v for k, v in whole["phase"].items() if v != default[k]}
+        whole["phase"] = {k: v for k, v in whole["phase"].items() if k in PHASE_KEYS}
         return {k: list(v) if isinstance(v, tuple) else v for k, v in whole.items()}
 
     def changed(self, data: Mapping[str, Any]) -> Self:
@@ -44,29 +50,38 @@ class Recipe:
             key: tuple(value) if isinstance(value, list) else value for key, value in data.items()
         }
         for key, value in values.items():
-            if key != "phase" and _kind(value) != _kind(known[key]):
-                raise PlanError(
-                    f"recipe: {key} is {value!r}; give something like {known[key]!r}, its default"
-                )
+            if key != "phase":
+                require_kind(f"recipe: {key}", value, known[key])
         if "phase" in values:
             values["phase"] = _phase(self.phase, values["phase"])
         return type(self)(**{**known, **values})
 
 
-def _kind(value: Any) -> type:
-    """Return a value's type; a whole number counts as a number."""
-    return float if type(value) is int else type(value)
+def require_kind(what: str, value: Any, default: Any) -> None:
+    """Refuse a value of another kind than the default; a whole number does where any number does.
+
+    Raises:
+        PlanError: also for a number that is not finite.
+    """
+    fits = type(value) is type(default) or (type(value) is int and type(default) is float)
+    if not fits or (isinstance(value, float) and not math.isfinite(value)):
+        raise PlanError(f"{what} is {value!r}; give something like {default!r}, its default")
 
 
 def _phase(default: Phase, data: Any) -> Phase:
     if not isinstance(data, Mapping):
         raise PlanError(f"recipe: phase is {data!r}; give an object such as {{'epochs': 10}}")
-    known = asdict(default)
-    for key in data:
+    known = {key: value for key, value in asdict(default).items() if key in PHASE_KEYS}
+    for key, value in data.items():
         if key not in known:
-            raise PlanError(f"recipe: phase: unknown key {key!r}{did_you_mean(key, known)}")
+            raise PlanError(
+                f"recipe: phase: unknown key {key!r}{did_you_mean(key, known)}; known here are"
+                f" {', '.join(known)}"
+            )
+        if key not in ("clip", "at_once"):  # which may be null
+            require_kind(f"recipe: phase: {key}", value, known[key])
     try:
-        return Phase(**{**known, **data, "stop": None})
+        return replace(default, **data)
     except TypeError as error:
         raise PlanError(f"recipe: phase: a value has the wrong type ({error})") from error
 

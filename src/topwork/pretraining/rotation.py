@@ -23,7 +23,12 @@ from topwork.pretraining.material import Material, drawn_rows
 from topwork.pretraining.random_views import MILD, RandomViews
 from topwork.pretraining.recipe import Recipe
 from topwork.pretraining.stages import Progress, progress_of
-from topwork.pretraining.watching import effective_rank, online_probe, watched_codes
+from topwork.pretraining.watching import (
+    effective_rank,
+    online_probe,
+    share_found,
+    watched_codes,
+)
 
 PAPER = "Gidaris, Singh and Komodakis 2018 (RotNet)"
 STAGE = "quarter turns"
@@ -84,7 +89,8 @@ def pretrain_rotation(material: Material, recipe: RotationRecipe) -> Iterator[Pr
 
     Each epoch tells the share of turns told rightly in images learned from (``right``) and in those
     held out (``held_out_right``), the effective rank of the codes and, where there are labels, the
-    accuracy of a linear probe on them.
+    accuracy of a linear probe on them. In the interval of ``held_out_right`` an image counts once:
+    its four turns are told alike.
 
     Raises:
         PlanError: if the images are not square.
@@ -112,7 +118,8 @@ def pretrain_rotation(material: Material, recipe: RotationRecipe) -> Iterator[Pr
             continue
         found = {"right": epoch.accuracy}
         if epoch.validation_accuracy is not None:
-            found["held_out_right"] = epoch.validation_accuracy
+            count = len(material.held_out)
+            found |= share_found("held_out_right", epoch.validation_accuracy, count)
         found["effective_rank"] = effective_rank(watched_codes(body, inputs))
         found |= online_probe(material, body, inputs, held_out)
         last = epoch.number == phase.epochs

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -87,6 +88,7 @@ class Stages:
         pictures: what there is to see so far, by name.
         finished: names of the stages that have ended.
         stopped: a checkpoint that the stage under way there has yet to take up.
+        before: seconds that it took before it was interrupted.
     """
 
     network: nn.Module
@@ -98,6 +100,9 @@ class Stages:
     pictures: dict[str, np.ndarray] = field(default_factory=dict)
     finished: list[str] = field(default_factory=list)
     stopped: Checkpoint | None = None
+    before: float = 0.0
+    _started: float = field(default_factory=time.perf_counter)
+    _ended: float | None = None
     _open: tuple[str, nn.Module, Training] | None = None
 
     def is_finished(self, stage: str) -> bool:
@@ -168,6 +173,15 @@ class Stages:
             self.finished.append(self._open[0])
             self._open = None
 
+    def elapsed(self) -> float:
+        """Return the wall time of all stages, interruptions left out, in seconds."""
+        now = time.perf_counter() if self._ended is None else self._ended
+        return self.before + now - self._started
+
+    def stop_clock(self) -> None:
+        """Take no more time into account: all stages have ended."""
+        self._ended = time.perf_counter()
+
     def keep(self, progress: Progress) -> None:
         """Take an epoch's record and pictures in, unless they came back with a checkpoint."""
         place = (progress.stage, progress.epoch)
@@ -196,6 +210,7 @@ class Stages:
             "identity": {**self.identity, "format": FORMAT},
             "finished": self.finished,
             "records": self.records,
+            "seconds": self.elapsed(),
         }
         try:
             self.checkpoints.save(tensors, facts)
@@ -227,6 +242,7 @@ class Stages:
         self.pictures = {name: value.numpy() for name, value in pictures.items()}
         self.finished = list(stopped.facts["finished"])
         self.records = list(stopped.facts["records"])
+        self.before = stopped.facts["seconds"]
         self.stopped = stopped
 
 

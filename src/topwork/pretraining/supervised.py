@@ -16,13 +16,13 @@ from torch import Tensor, nn
 
 from topwork.errors import PlanError, UsageError
 from topwork.learn.loop import Epoch
-from topwork.learn.metrics import wilson
 from topwork.network.cut import segment
 from topwork.phase import Phase
 from topwork.pretraining.material import Material
 from topwork.pretraining.random_views import MILD, RandomViews
 from topwork.pretraining.recipe import Recipe
 from topwork.pretraining.stages import Progress, progress_of
+from topwork.pretraining.watching import share_found
 
 PAPER = "Yosinski et al. 2014 (their base network)"
 STAGE = "classes"
@@ -107,6 +107,5 @@ def scores(epoch: Epoch, count: int) -> dict[str, float]:
     """Return the accuracies of an epoch, that on so many held-out images with its interval."""
     found = {"accuracy_in_training": epoch.accuracy}
     if epoch.validation_accuracy is not None:
-        low, high = wilson(round(epoch.validation_accuracy * count), count)
-        found |= {"accuracy": epoch.validation_accuracy, "low": low, "high": high, "n": count}
+        found |= share_found("accuracy", epoch.validation_accuracy, count)
     return found

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from topwork.errors import PlanError
 from topwork.learn.heads import fit_head
 from topwork.learn.loop import Inputs
+from topwork.learn.metrics import wilson
 from topwork.learn.principal import one_thread
 from topwork.pretraining.material import Material, drawn_rows, outputs_of
 
@@ -25,6 +26,8 @@ STRENGTH = 1e-4
 """Of the online probe's penalty: close to the best on codes of random and of trained layers."""
 LEAST_RANK = 2.0
 """Effective rank below which codes are taken for collapsed; random layers have more."""
+FEW_DIRECTIONS = 8
+"""A highest possible rank below which a low one says nothing: there are but a few images or codes."""
 LEAST_DEVIATION = 0.05
 """Deviation of projections below which they are; good ones have nearly 1, those of noise 0.2."""
 
@@ -77,10 +80,27 @@ def watched_codes(body: nn.Module, inputs: Inputs) -> Tensor:
     return outputs_of(body, inputs, drawn_rows(WATCHED, len(inputs)))
 
 
+def share_found(name: str, share: float, count: int) -> dict[str, float]:
+    """Return a share with its 95 % interval (Wilson's) and count, as ``NAME_low``, ``_high``, ``_n``.
+
+    Args:
+        name: of the measure.
+        share: of what was right, 0 to 1.
+        count: images that it is of, 1 or more.
+
+    >>> {key: round(value, 2) for key, value in share_found("probe", 0.5, 10).items()}
+    {'probe': 0.5, 'probe_low': 0.24, 'probe_high': 0.76, 'probe_n': 10}
+    """
+    low, high = wilson(round(share * count), count)
+    return {name: share, f"{name}_low": low, f"{name}_high": high, f"{name}_n": count}
+
+
 def online_probe(
     material: Material, body: nn.Module, inputs: Inputs, held_out: Inputs | None
 ) -> dict[str, float]:
     """Return ``probe``, the accuracy of a linear head on codes; nothing where labels are missing.
+
+    With it go its interval and the number of images, see `share_found`.
 
     The head is a softmax on the codes of labeled images, `topwork.pretraining.material.LABELED` of
     them at most, and scored on as many that are held out. Nothing else learns from the labels.
@@ -101,23 +121,32 @@ def online_probe(
     with one_thread():
         head = fit_head(codes.numpy(), classes, len(material.class_names), strength=STRENGTH)
     right = material.classes[np.array(material.held_out)[theirs]]
-    return {"probe": float((head.scores(unseen.numpy()).argmax(1) == right).mean())}
+    share = float((head.scores(unseen.numpy()).argmax(1) == right).mean())
+    return share_found("probe", share, len(right))
 
 
 def require_alive(
-    records: Sequence[Mapping[str, Any]], stage: str, found: Mapping[str, float]
+    records: Sequence[Mapping[str, Any]],
+    stage: str,
+    found: Mapping[str, float],
+    highest_rank: int,
 ) -> None:
     """Refuse to go on with codes that have collapsed, in this epoch and in the one before.
+
+    Codes that could not have a rank of `FEW_DIRECTIONS` if they would are let pass.
 
     Args:
         records: of the epochs that have ended, as `topwork.pretraining.stages.Stages` keeps them.
         stage: which of them are of the same stage.
         found: of this epoch; ``effective_rank`` of the codes and ``deviation`` of what the loss
             compares are looked at.
+        highest_rank: what the rank could be, min(n - 1, d) of codes [n, d].
 
     Raises:
         PlanError: if codes hardly tell images apart any more.
     """
+    if highest_rank < FEW_DIRECTIONS:
+        return
     before = [record for record in records if record["stage"] == stage]
     if before and _is_dead(before[-1]) and _is_dead(found):
         raise PlanError(

@@ -11,13 +11,14 @@ import numpy as np
 from PIL import Image
 
 from topwork.report.pictures import FAINT, INK
+from topwork.report.pretraining_words import measured
 
 GAP = 2  # pixels between the pictures of a grid
 LEAST_SIDE = 40  # smaller pictures are enlarged, pixel by pixel
 GROUND = 255
-OWN, THEIRS = "#0072B2", "#D55E00"  # Okabe and Ito's blue and vermilion
+OWN, THEIRS, OTHER = "#0072B2", "#D55E00", "#009E73"  # Okabe and Ito's blue, vermilion, green
+ABREAST = 4  # panels in a row, at most, where a stage has no more
 WIDTH, HEIGHT, DOTS = 4.2, 3.2, 100  # inches, inches, pixels to the inch; of each panel
-NOT_CURVES = ("stage", "epoch", "epochs", "seconds", "loss", "held_out")
 
 
 def draw_pretraining(
@@ -64,46 +65,85 @@ def grid(images: np.ndarray) -> Image.Image:
 
 
 def draw_losses(records: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Draw each stage's losses by epoch, and beside them what else was measured, as a PNG."""
+    """Draw each stage's losses by epoch, and beside them what else was measured, as a PNG.
+
+    Stages measure the same, but on scales of their own. So each has its own panels, side by side.
+    Bands are 95 % intervals.
+    """
     from matplotlib.figure import Figure
 
     stages = list(dict.fromkeys(record["stage"] for record in records))
-    measured = list(dict.fromkeys(k for record in records for k in record if k not in NOT_CURVES))
-    titles = [*stages, *measured]
-    columns = min(4, len(titles))
-    rows = math.ceil(len(titles) / columns)
+    keys = ["loss", *measured(records)]
+    columns, rows = arrangement(len(stages), len(keys))
     size = (WIDTH * columns, HEIGHT * rows)
     figure = Figure(figsize=size, dpi=DOTS, facecolor="white", layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False).flatten()
-    for panel, title in zip(panels, titles, strict=False):
-        panel.set_title(title.replace("_", " "), size=11, loc="left", color=INK)
-        panel.set_xlabel("epoch", color=FAINT)
-        panel.grid(axis="y", color="#E6E6E6", lw=0.8)
-        panel.tick_params(length=0, colors=FAINT)
-        for side in panel.spines.values():
-            side.set_visible(False)
-    for panel, stage in zip(panels, stages, strict=False):
-        own = [record for record in records if record["stage"] == stage]
-        for key, color, name in (("loss", OWN, "trained on"), ("held_out", THEIRS, "held out")):
-            line(panel, own, key, color, name)
-        panel.legend(frameon=False, labelcolor=FAINT)
-    for panel, name in zip(panels[len(stages) :], measured, strict=False):
-        for number, stage in enumerate(stages):
-            own = [record for record in records if record["stage"] == stage]
-            label = stage if len(stages) > 1 else ""
-            line(
-                panel, own, name, (OWN, THEIRS, "#009E73", "#CC79A7", "#56B4E9")[number % 5], label
-            )
-        if len(stages) > 1:
-            panel.legend(frameon=False, labelcolor=FAINT)
-    for panel in panels[len(titles) :]:
+    for panel in panels[len(stages) * len(keys) :]:
         panel.set_visible(False)
+    places = [(stage, key) for stage in stages for key in keys]
+    for panel, (stage, key) in zip(panels, places, strict=False):
+        own = [record for record in records if record["stage"] == stage]
+        what = draw_loss(panel, own) if key == "loss" else draw_measure(panel, own, key)
+        named = len(stages) > 1 or key == "loss"
+        dress(panel, f"{stage}: {what}" if named else what)
     figure.savefig(path, format="png")
 
 
-def line(panel: Any, records: Sequence[Mapping[str, Any]], key: str, color: str, name: str) -> None:
-    """Draw one measure by epoch, where it was taken."""
+def arrangement(stages: int, panels: int) -> tuple[int, int]:
+    """Return in how many columns and rows the panels of stages are arranged.
+
+    Those of a stage are never in two rows, if there are several stages.
+
+    Args:
+        stages: how many.
+        panels: of each.
+
+    >>> arrangement(1, 5), arrangement(3, 2), arrangement(9, 1), arrangement(2, 5)
+    ((4, 2), (4, 2), (4, 3), (5, 2))
+    """
+    abreast = ABREAST if stages == 1 else panels * max(1, ABREAST // panels)
+    columns = min(abreast, stages * panels)
+    return columns, math.ceil(stages * panels / columns)
+
+
+def draw_loss(panel: Any, records: Sequence[Mapping[str, Any]]) -> str:
+    """Draw a stage's losses, as far as there are any; return what is drawn, in words."""
+    own = draw_line(panel, records, "loss", OWN, "trained on")
+    theirs = draw_line(panel, records, "held_out", THEIRS, "held out")
+    if own and theirs:
+        panel.legend(frameon=False, labelcolor=FAINT)
+    return "held out" if theirs and not own else "loss"
+
+
+def draw_measure(panel: Any, records: Sequence[Mapping[str, Any]], key: str) -> str:
+    """Draw a measure, with a band if there are intervals; return what is drawn, in words."""
+    low, high = f"{key}_low", f"{key}_high"
+    limits = [(r["epoch"], r[low], r[high]) for r in records if low in r and high in r]
+    if limits:
+        panel.fill_between(*zip(*limits, strict=True), color=OTHER, alpha=0.2, lw=0)
+    draw_line(panel, records, key, OTHER)
+    return key.replace("_", " ")
+
+
+def draw_line(
+    panel: Any, records: Sequence[Mapping[str, Any]], key: str, color: str, name: str | None = None
+) -> bool:
+    """Draw one measure by epoch, where it was taken; say whether it ever was."""
     found = [(r["epoch"], r[key]) for r in records if r.get(key) is not None]
     if found:
         mark = "o-" if len(found) < 2 else "-"
-        panel.plot(*zip(*found, strict=True), mark, color=color, lw=2, label=name or None)
+        panel.plot(*zip(*found, strict=True), mark, color=color, lw=2, label=name)
+    return bool(found)
+
+
+def dress(panel: Any, title: str) -> None:
+    """Give a panel its title, a quiet grid, and an axis of whole epochs."""
+    from matplotlib.ticker import MaxNLocator
+
+    panel.set_title(title, size=11, loc="left", color=INK)
+    panel.set_xlabel("epoch", color=FAINT)
+    panel.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1))
+    panel.grid(axis="y", color="#E6E6E6", lw=0.8)
+    panel.tick_params(length=0, colors=FAINT)
+    for side in panel.spines.values():
+        side.set_visible(False)

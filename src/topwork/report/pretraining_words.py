@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from rich.table import Table
 
 from topwork.report.terminal import out_console
 
-SHOWN_APART = ("loss", "held_out", "seconds")
+SHOWN_APART = ("stage", "epoch", "epochs", "seconds", "loss", "held_out")
+LIMITS = ("low", "high", "n")
+"""What is beside a share NAME, as ``NAME_low`` and so on: its 95 % interval and count."""
 
 
 def print_pretraining(record: dict[str, Any]) -> None:
@@ -17,15 +20,13 @@ def print_pretraining(record: dict[str, Any]) -> None:
         f"{record['method']} on {record['images']} images of {record['source']},"
         f" {record['held_out']} held out ({record['paper']})"
     )
-    measured = list(
-        dict.fromkeys(k for row in record["results"].values() for k in row if k not in SHOWN_APART)
-    )
+    header, *rows = results_table(record["results"])
     table = Table(box=None, pad_edge=False, header_style="dim")
-    table.add_column("stage", no_wrap=True)
-    for name in ("loss", "held out", *(name.replace("_", " ") for name in measured)):
+    table.add_column(header[0], no_wrap=True)
+    for name in header[1:]:
         table.add_column(name, justify="right")
-    for stage, row in record["results"].items():
-        table.add_row(stage, *(figure(row.get(key)) for key in ("loss", "held_out", *measured)))
+    for row in rows:
+        table.add_row(*row)
     out_console.print(table)
     print(f"{record['training_seconds']:.0f} s of training, {record['seconds']:.0f} s in all")
     print(f"backbone: {record['backbone']} (with {', '.join(record['pictures'])})")
@@ -38,6 +39,9 @@ def card_in_words(record: dict[str, Any], name: str) -> str:
         record: of `topwork.pretrain`.
         name: the backbone's architecture.
     """
+    from topwork.pretraining.methods import METHODS  # with torch, which the command starts without
+
+    header, *rows = results_table(record["results"])
     lines = [
         f"# {name}, pretrained: {record['method']}",
         "",
@@ -49,20 +53,68 @@ def card_in_words(record: dict[str, Any], name: str) -> str:
         f"- Recipe: `{_short(record['recipe'])}`",
         f"- Architecture's arguments: `{_short(record['arguments'])}`",
         "",
-        "| stage | what | value after the last epoch |",
-        "|---|---|---|",
+        "After the last epoch of each stage:",
+        "",
+        markdown_row(header),
+        markdown_row(["---", *["---:"] * (len(header) - 1)]),
+        *map(markdown_row, rows),
+        "",
+        f"Here {METHODS[record['method']].measures}.",
+        "",
+        *(f"![{name}]({name})" for name in record["pictures"]),
+        "",
     ]
-    for stage, row in record["results"].items():
-        for key, value in row.items():
-            lines.append(f"| {stage} | {key.replace('_', ' ')} | {figure(value)} |")
-    lines += ["", *(f"![{name}]({name})" for name in record["pictures"]), ""]
     return "\n".join(lines)
 
 
-def _short(data: dict[str, Any]) -> str:
-    import json
+def results_table(results: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
+    """Return what stages came to as a table: a header, then a row each; no column is empty.
 
-    return json.dumps(data)
+    Args:
+        results: by stage, what its last epoch measured.
+
+    >>> results_table({"classes": {"loss": 0.5, "held_out": None, "seconds": 2.0}})
+    [['stage', 'loss'], ['classes', '0.5']]
+    """
+    keys = [
+        key
+        for key in ("loss", "held_out", *measured(results.values()))
+        if any(row.get(key) is not None for row in results.values())
+    ]
+    header = ["stage", *(key.replace("_", " ") for key in keys)]
+    return [header, *([stage, *(cell(row, key) for key in keys)] for stage, row in results.items())]
+
+
+def measured(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return which measures there are beside losses and times; limits of one are no measures.
+
+    >>> measured([{"loss": 1.0, "probe": 0.5, "probe_low": 0.4, "probe_high": 0.6, "probe_n": 50}])
+    ['probe']
+    """
+    keys = list(dict.fromkeys(key for row in rows for key in row if key not in SHOWN_APART))
+    limits = {f"{key}_{limit}" for key in keys for limit in LIMITS}
+    return [key for key in keys if key not in limits]
+
+
+def cell(row: Mapping[str, Any], key: str) -> str:
+    """Return a measure in words, with its interval and count if there are any.
+
+    >>> cell({"probe": 0.412, "probe_low": 0.3697, "probe_high": 0.4556, "probe_n": 500}, "probe")
+    '0.412 (0.370 to 0.456, n 500)'
+    """
+    value, (low, high, count) = row.get(key), (row.get(f"{key}_{limit}") for limit in LIMITS)
+    if value is None or low is None or high is None:
+        return figure(value)
+    return f"{value:.3f} ({low:.3f} to {high:.3f}, n {count})"
+
+
+def markdown_row(cells: Iterable[str]) -> str:
+    """Return a row of a table.
+
+    >>> markdown_row(["layer 1", "2.5"])
+    '| layer 1 | 2.5 |'
+    """
+    return f"| {' | '.join(cells)} |"
 
 
 def figure(value: float | None) -> str:
@@ -72,3 +124,9 @@ def figure(value: float | None) -> str:
     ('0.1235', '-')
     """
     return "-" if value is None else f"{value:.4g}"
+
+
+def _short(data: dict[str, Any]) -> str:
+    import json
+
+    return json.dumps(data)
