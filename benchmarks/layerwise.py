@@ -12,21 +12,30 @@ that filling the cache takes counted with the layer that needs it.
 from __future__ import annotations
 
 import os
-import shutil
 import statistics
 import sys
 import tempfile
+import time
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
+import torch
 
-import topwork
 from places import options, require
+from topwork.data.audit import audit
 from topwork.data.image_set import ImageSet
 from topwork.data.items import images_from_arrays
+from topwork.data.loading import untracked
+from topwork.learn.checkpoints import Checkpoints
 from topwork.learn.samples import Samples
-from topwork.network.state import read_state
+from topwork.network.zoo import find_backbone
+from topwork.phase import Phase
+from topwork.plan import Plan
+from topwork.pretraining.methods import recipe_of, run
+from topwork.pretraining.request import Request, make_material, settle_recipe
+from topwork.trunk.execution import Execution
 
 WIDTHS = [1000, 1000, 1000, 1000]
 WANTED = 1.5
@@ -72,24 +81,30 @@ def some_of_mnist(path: Path, count: int) -> ImageSet:
 def seconds_of(
     images: ImageSet, cache: str, epochs: int
 ) -> tuple[dict[int, float], dict[str, np.ndarray]]:
-    """Pretrain with an empty cache; return the seconds of each layer and all weights."""
+    """Pretrain with an empty cache; return the seconds of each layer and all weights.
+
+    A layer's time is all that passes from the end of the layer below to its own.
+    """
+    changes = {"arguments": {"widths": WIDTHS}, "phase": {"epochs": epochs}}
+    recipe, arguments = settle_recipe("rbm", recipe_of("rbm"), changes, None, None)
+    found = find_backbone("topwork:dense")
+    spec = replace(found.spec, arguments={**found.spec.arguments, **arguments})
+    plan = Plan(found.name, reused="0", phases=(Phase(frozen="input", epochs=1),))
     with tempfile.TemporaryDirectory() as folder:
         os.environ["TOPWORK_CACHE"] = f"{folder}/cache"
-        record = topwork.pretrain(
-            images,
-            f"{folder}/made",
-            method="rbm",
-            backbone="topwork:dense",
-            recipe={"arguments": {"widths": WIDTHS}, "phase": {"epochs": epochs}},
-            runtime="eager",
-            cache=cache,
+        execution = Execution(torch.device("cpu"), "eager", cache=cache)
+        request = Request(
+            "rbm", recipe, plan, replace(found, spec=spec), images, audit(images), execution, 0
         )
-        state = read_state(Path(folder) / "made" / "model.safetensors")
+        material = make_material(request, Checkpoints(Path(folder) / "checkpoints"), untracked)
         seconds: dict[int, float] = {}
-        for row in record["epochs"]:
-            layer = int(row["stage"].rpartition(" ")[2])
-            seconds[layer] = seconds.get(layer, 0.0) + row["seconds"]
-        shutil.rmtree(folder, ignore_errors=True)
+        began = time.perf_counter()
+        for progress in run(material, recipe):
+            if progress and progress.epoch == epochs:
+                ended = time.perf_counter()
+                seconds[int(progress.stage.rpartition(" ")[2])] = ended - began
+                began = ended
+    state = material.chain.network.state_dict()
     return seconds, {name: value.numpy() for name, value in state.items()}
 
 

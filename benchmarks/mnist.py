@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import topwork
+from backbones import made
 from places import options, require
 from topwork.data.items import open_images
 from topwork.network.zoo import find_backbone
@@ -96,21 +97,12 @@ def run(data: Path, way: str, seed: int, folder: Path) -> Row:
         spec = replace(backbone.spec, arguments={**backbone.spec.arguments, **ARGUMENTS})
         backbone = replace(backbone, spec=spec)
     else:
-        made = folder / "backbone"
-        if not made.exists():
-            topwork.pretrain(
-                images,
-                made,
-                method=way,
-                backbone=backbone,
-                recipe={"arguments": ARGUMENTS, **RECIPES[way]},
-                seed=seed,
-                resume=True,
-            )
-        record = json.loads((made / "record.json").read_text(encoding="utf-8"))
-        seconds = record["seconds"]
-        backbone = find_backbone(str(made))
-        plan = Plan(str(made), phases=(FINE_TUNING,))
+        there = folder / "backbone"
+        recipe = {"arguments": ARGUMENTS, **RECIPES[way]}
+        record = made(there, images, way, recipe, backbone=backbone, seed=seed)
+        seconds = record["training_seconds"]
+        backbone = find_backbone(str(there))
+        plan = Plan(str(there), phases=(FINE_TUNING,))
     found = topwork.fit(
         images, folder / "run", plan=plan, backbone=backbone, seed=seed, resume=True
     )

@@ -27,6 +27,7 @@ import numpy as np
 
 import topwork
 from auxiliary import digits, few_labels, interval, rows_of
+from backbones import made
 from mnist import ARGUMENTS
 from places import options, require
 from topwork.network.zoo import Backbone, find_backbone
@@ -76,7 +77,7 @@ def main() -> int:
     archive = args.data / "mnist.npz"
     methods = {name: METHODS[name] for name in args.method or METHODS}
     for name, method in methods.items():
-        pretrained(name, method, archive, args.out)
+        made(args.out / name, archive, name, method.recipe, backbone=method.backbone, size=SIZE)
         for count in args.labels or COUNTS:
             for draw in range(args.draws):
                 for start in (NONE, name):
@@ -88,21 +89,6 @@ def main() -> int:
     best = max(taken_off(rows, name, m.backbone, JUDGED, args.draws) for name, m in methods.items())
     print(f"the best takes off {100 * best:.0f} % of the error at {JUDGED} labels")
     return 0 if best >= WANTED else 1
-
-
-def pretrained(name: str, method: Method, archive: Path, out: Path) -> None:
-    """Make a method's backbone, unless it is there."""
-    folder = out / name
-    if not (folder / "record.json").exists():
-        topwork.pretrain(
-            archive,
-            folder,
-            method=name,
-            backbone=method.backbone,
-            size=SIZE,
-            recipe=method.recipe,
-            resume=True,
-        )
 
 
 def fit_once(

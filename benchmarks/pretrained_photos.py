@@ -29,6 +29,7 @@ import numpy as np
 
 import topwork
 from auxiliary import few_labels, interval, rows_of
+from backbones import made
 from places import options, require
 from topwork.data.items import open_images
 from topwork.named_plans import named_plan
@@ -67,7 +68,7 @@ def main() -> int:
     for label, count in COUNTS.items():
         for start in (SCRATCH, RANDOM, *(args.method or RECIPES)):
             if start in RECIPES:
-                pretrained(start, photos, args.out)
+                made(args.out / start, photos, start, RECIPES[start], backbone=NETWORK)
             for draw in range(args.draws):
                 for way in (SCRATCH,) if start == SCRATCH else (PROBE, TUNED):
                     fit_once(start, way, label, count, draw, photos, args.out, log)
@@ -76,17 +77,6 @@ def main() -> int:
     best = max((gain(rows, start, way, "1 %", args.draws)[0]) for start, way in starts(rows))
     print(f"best gain over scratch at 1 %: {100 * best:+.1f} points; wanted {100 * WANTED:+.0f}")
     return 0 if best >= WANTED else 1
-
-
-def pretrained(method: str, photos: Path, out: Path) -> None:
-    """Make a method's backbone, unless it is there."""
-    folder = out / method
-    if (folder / "record.json").exists():
-        return
-    record = topwork.pretrain(
-        photos, folder, method=method, backbone=NETWORK, recipe=RECIPES[method], resume=True
-    )
-    print(f"{method}: {record['training_seconds'] / 60:.1f} minutes of training", flush=True)
 
 
 def fit_once(

@@ -17,7 +17,7 @@ GAP = 2  # pixels between the pictures of a grid
 LEAST_SIDE = 40  # smaller pictures are enlarged, pixel by pixel
 GROUND = 255
 OWN, THEIRS, OTHER = "#0072B2", "#D55E00", "#009E73"  # Okabe and Ito's blue, vermilion, green
-ABREAST = 4  # panels in a row, at most, where a stage has no more
+ABREAST = 4  # panels in a row, at most, where stages do not have a row each
 WIDTH, HEIGHT, DOTS = 4.2, 3.2, 100  # inches, inches, pixels to the inch; of each panel
 
 
@@ -67,8 +67,8 @@ def grid(images: np.ndarray) -> Image.Image:
 def draw_losses(records: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Draw each stage's losses by epoch, and beside them what else was measured, as a PNG.
 
-    Stages measure the same, but on scales of their own. So each has its own panels, side by side.
-    Bands are 95 % intervals.
+    Stages measure the same, but on scales of their own. So each has its own panels, in a row of
+    its own if it has several. Bands are 95 % intervals.
     """
     from matplotlib.figure import Figure
 
@@ -92,17 +92,15 @@ def draw_losses(records: Sequence[Mapping[str, Any]], path: Path) -> None:
 def arrangement(stages: int, panels: int) -> tuple[int, int]:
     """Return in how many columns and rows the panels of stages are arranged.
 
-    Those of a stage are never in two rows, if there are several stages.
-
     Args:
         stages: how many.
         panels: of each.
 
     >>> arrangement(1, 5), arrangement(3, 2), arrangement(9, 1), arrangement(2, 5)
-    ((4, 2), (4, 2), (4, 3), (5, 2))
+    ((4, 2), (2, 3), (4, 3), (5, 2))
     """
-    abreast = ABREAST if stages == 1 else panels * max(1, ABREAST // panels)
-    columns = min(abreast, stages * panels)
+    row_each = stages > 1 and panels > 1
+    columns = panels if row_each else min(ABREAST, stages * panels)
     return columns, math.ceil(stages * panels / columns)
 
 

@@ -51,7 +51,7 @@ def card_in_words(record: dict[str, Any], name: str) -> str:
         f"- Seed {record['seed']}; {record['training_seconds']:.0f} s of training on"
         f" {record['machine']}; {record['date']}",
         f"- Recipe: `{_short(record['recipe'])}`",
-        f"- Architecture's arguments: `{_short(record['arguments'])}`",
+        f"- Architecture's arguments: `{_short(record['architecture']['arguments'])}`",
         "",
         "After the last epoch of each stage:",
         "",
