@@ -32,11 +32,11 @@ import numpy as np
 from scipy.stats import t as student
 
 import topwork
+from backbones import made
 from places import options, require
 from plans import HALVES
 from topwork.data.image_set import ImageSet
 from topwork.data.items import images_from_arrays, open_images
-from topwork.making import pretrain
 from topwork.named_plans import named_plan
 from topwork.network.zoo import find_backbone
 from topwork.plan import Augment, Plan
@@ -145,24 +145,14 @@ def few_labels(images: ImageSet, count: int, draw: int) -> ImageSet:
 def pretrained(name: str, task: Task, out: Path, epochs: int) -> Path:
     """Learn the auxiliary task, unless that has been done; return the backbone's folder."""
     folder = out / f"{name}-{epochs}"
-    if not (folder / "record.json").exists():
-        record = pretrain(
-            task.source(),
-            folder,
-            method="supervised",
-            backbone=task.backbone,
-            size=(task.size, task.size),
-            epochs=epochs,
-            recipe={"least_area": task.augment.least_area, "flip": task.augment.flip},
-            resume=True,
-        )
-        result = record["results"]["classes"]
-        print(
-            f"{name}: auxiliary task {result['accuracy']:.3f} ({result['low']:.3f} to"
-            f" {result['high']:.3f}) of {result['n']} held-out images,"
-            f" {record['seconds']:.0f} s",
-            flush=True,
-        )
+    recipe = {
+        "least_area": task.augment.least_area,
+        "flip": task.augment.flip,
+        "phase": {"epochs": epochs},
+    }
+    size = (task.size, task.size)
+    record = made(folder, task.source(), "supervised", recipe, backbone=task.backbone, size=size)
+    print(f"{name}: auxiliary task {record['results']['classes']}", flush=True)
     return folder
 
 

@@ -22,9 +22,10 @@ def made(
     Args:
         folder: of the backbone.
         data: what it is made from; must be the same as before.
-        method: as in `topwork.pretrain`, likewise ``options``.
+        method: as in `topwork.pretrain`.
         recipe: changes to the method's recipe; leaves with a line if one that is there was made by
             another, as when a default has changed since.
+        **options: for `topwork.pretrain`.
     """
     wanted = settle_recipe(method, recipe_of(method), recipe, None, None)[0].to_dict()
     file = folder / "record.json"

@@ -28,6 +28,7 @@ from pathlib import Path
 import numpy as np
 
 from auxiliary import rows_of
+from backbones import made
 from depth_gains import divide_and_judge
 from places import options, require
 from sets import write_set
@@ -35,7 +36,6 @@ from topwork.advice.comparison import paired_difference
 from topwork.data.image_set import ImageSet
 from topwork.data.items import images_from_paths, open_images
 from topwork.learn.metrics import wilson
-from topwork.making import pretrain
 from topwork.network.backbone_folder import save_backbone
 from topwork.network.loading import load_backbone
 from topwork.network.zoo import find_backbone
@@ -85,23 +85,23 @@ def students(
     everything = [Path(labeled.location) / item.name for item in labeled.items]
     everything += sorted(unpacked(data / PHOTOS, out).rglob("*.jpg"))
     mark = f"{epochs}-{photos or 'all'}"
-    distilled = make(
+    distilled = student(
         images_from_paths(everything), out / f"distilled-{mark}", "distill", epochs, teacher
     )
-    # The former leaves out the teacher's first pass, the latter what came before an interruption.
-    seconds = max(distilled["training_seconds"], distilled["times"]["training"])
-    trial = make(labeled, out / f"trial-{mark}", "supervised", 2)  # the first epoch decodes, too
+    seconds = distilled["training_seconds"]
+    trial = student(labeled, out / f"trial-{mark}", "supervised", 2)  # the first epoch decodes, too
     count = max(1, round(seconds / trial["epochs"][-1]["seconds"]))
-    supervised = make(labeled, out / f"supervised-{mark}", "supervised", count)
+    supervised = student(labeled, out / f"supervised-{mark}", "supervised", count)
     print(
         f"distilled: {epochs} epochs, {seconds:.0f} s, {distilled['results']['distillation']}\n"
-        f"supervised: {count} epochs, {supervised['times']['training']:.0f} s,"
+        f"supervised: {count} epochs, {supervised['training_seconds']:.0f} s,"
         f" {supervised['results']['classes']}",
         flush=True,
     )
     names = "distilled", "supervised"
-    made = {name: out / f"{name}-{mark}" for name in names}
-    return made | {"random": random_student(out / "random")}
+    return {name: out / f"{name}-{mark}" for name in names} | {
+        "random": random_student(out / "random")
+    }
 
 
 def unpacked(archive: Path, out: Path) -> Path:
@@ -128,23 +128,19 @@ def labeled_photos(folder: Path, photos: int | None) -> ImageSet:
     return replace(images, items=tuple(items))
 
 
-def make(
+def student(
     images: ImageSet, folder: Path, method: str, epochs: int, teacher: Path | None = None
 ) -> dict:
     """Pretrain the student, unless that has been done; return the record."""
-    if not (folder / "record.json").exists():
-        print(f"{folder.name}: {epochs} epochs", flush=True)
-        pretrain(
-            images,
-            folder,
-            method=method,
-            backbone=STUDENT,
-            teacher=str(teacher) if teacher else None,
-            size=SIZE,
-            epochs=epochs,
-            resume=True,
-        )
-    return json.loads((folder / "record.json").read_text(encoding="utf-8"))
+    return made(
+        folder,
+        images,
+        method,
+        {"phase": {"epochs": epochs}},
+        backbone=STUDENT,
+        teacher=str(teacher) if teacher else None,
+        size=SIZE,
+    )
 
 
 def random_student(folder: Path) -> Path:
@@ -152,7 +148,7 @@ def random_student(folder: Path) -> Path:
     if not folder.exists():
         phases = (Phase(frozen="input", epochs=1),)
         plan = Plan(STUDENT, reused="0", input_size=SIZE, phases=phases)
-        save_backbone(folder, load_backbone(find_backbone(STUDENT), plan), {})
+        save_backbone(folder, load_backbone(find_backbone(STUDENT), plan), {}, classifier=False)
     return folder
 
 

@@ -31,6 +31,8 @@ SCRIPTS = (
     "similarity.py",
     "ranking.py",
     "depth_gains.py",
+    "layerwise.py",
+    "auxiliary.py",
 )
 
 
