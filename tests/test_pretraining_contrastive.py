@@ -317,8 +317,9 @@ def test_learns_to_find_images_again(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert torch.equal(torch.get_rng_state(), state)
     assert told[-1].found["found_again"] > 0.8 > told[0].found["found_again"]
     assert told[-1].loss < told[0].loss
-    assert told[-1].held_out is not None
-    assert set(told[-1].found) == {"found_again", "effective_rank", "deviation", "probe"}
+    assert told[-1].held_out is None  # its batches are not those learned from
+    probed = {"probe", "probe_low", "probe_high", "probe_n"}
+    assert set(told[-1].found) == {"found_again", "effective_rank", "deviation", *probed}
     assert told[-1].pictures["views"].shape == (3 * 27, 16, 16, 3)
     assert not any(progress.pictures for progress in told[:-1])
 
@@ -329,7 +330,8 @@ def test_a_network_that_collapses_is_stopped(tmp_path: Path) -> None:
         Phase(epochs=10, batch=16, rate=1e-2), loss="vicreg", projector=(16, 8)
     )
     how = {"images": blots(60, 8), "arguments": {"channels": [8, 16]}}
-    assert len(trained(tiny_material(tmp_path / "healthy", healthy, **how), healthy)) == 10
+    told = trained(tiny_material(tmp_path / "healthy", healthy, **how), healthy)
+    assert sum(progress.held_out is not None for progress in told) == 10
     sick = replace(healthy, variance=0.0, covariance=0.0)
     material = tiny_material(tmp_path / "sick", sick, **how)
     with pytest.raises(PlanError, match=r"collapsed in epoch \d .*lower the rate") as refused:
@@ -352,6 +354,8 @@ def test_a_dead_projector_is_found_in_the_second_epoch(
     material = tiny_material(tmp_path, recipe)
     with pytest.raises(PlanError, match="collapsed in epoch 2"):
         trained(material, recipe)
+    narrow = tiny_material(tmp_path / "narrow", recipe, arguments={"channels": [8, 7]})
+    assert len(trained(narrow, recipe)) == 5  # so few directions cannot tell
 
 
 @pytest.mark.parametrize(

@@ -184,7 +184,8 @@ def test_it_learns_and_leaves_the_teacher_alone(tmp_path: Path) -> None:
     assert told[-1].held_out is not None
     assert told[-1].held_out < 0.5 * told[0].held_out
     assert told[-1].found["agreement_in_training"] > 0.8
-    assert "agreement" in told[-1].found
+    assert told[-1].found["agreement_n"] == len(material.held_out)
+    assert told[-1].found["agreement_low"] < told[-1].found["agreement"]
 
     (pixels,) = material.inputs(material.chain.cuts[0], 1)[0].batch(range(100), 0)
     teacher = build_network(material.teacher.loaded.backbone.spec, seed=5).eval()

@@ -64,6 +64,8 @@ def test_learns_which_side_is_up(tmp_path: Path) -> None:
     assert torch.equal(torch.get_rng_state(), state)
     assert told[-1].found["right"] > 0.9
     assert told[-1].found["held_out_right"] > 0.9
+    assert told[-1].found["held_out_right_n"] == 4  # of 80 images; their turns do not count
+    assert told[-1].found["held_out_right_low"] < told[-1].found["held_out_right"]
     assert told[-1].held_out < told[0].held_out
     assert told[-1].pictures["turns"].shape == (4 * 16, 16, 16, 3)
     upright = told[-1].pictures["turns"][:4]

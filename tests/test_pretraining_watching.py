@@ -11,6 +11,7 @@ from torch import nn
 from pretraining import tiny_material
 from topwork.errors import PlanError
 from topwork.learn.loop import TensorInputs
+from topwork.learn.metrics import wilson
 from topwork.pretraining.contrastive import ContrastiveRecipe
 from topwork.pretraining.material import Material
 from topwork.pretraining.watching import (
@@ -19,6 +20,7 @@ from topwork.pretraining.watching import (
     effective_rank,
     online_probe,
     require_alive,
+    share_found,
     watched_codes,
 )
 
@@ -66,7 +68,11 @@ def test_the_probe_scores_held_out_images(tmp_path: Path) -> None:
     labels = [0] * 20 + [1] * 20
     material = material_of(tmp_path, labels)
     inputs, held_out = material.inputs(material.chain.cuts[0], 1)
-    assert online_probe(material, nn.Flatten(), inputs, held_out) == {"probe": 1.0}
+    count = len(material.held_out)
+    found = online_probe(material, nn.Flatten(), inputs, held_out)
+    assert found == {"probe": 1.0, "probe_low": wilson(count, count)[0], "probe_high": 1.0} | {
+        "probe_n": count
+    }
     wrong = TensorInputs(-held_out.batch(range(len(held_out)), 0)[0])
     assert online_probe(material, nn.Flatten(), inputs, wrong)["probe"] == 0.0
 
@@ -79,7 +85,7 @@ def test_the_probe_learns_from_labeled_images_alone(tmp_path: Path) -> None:
     nonsense = inputs.batch(range(len(inputs)), 0)[0].clone()
     nonsense[::2] *= -1
     found = online_probe(material, nn.Flatten(), TensorInputs(nonsense), held_out)
-    assert found == {"probe": 1.0}
+    assert found["probe"] == 1.0
 
 
 def test_no_probe_without_labels(tmp_path: Path) -> None:
@@ -117,8 +123,22 @@ def record(epoch: int, rank: float, away: float, stage: str = "two views") -> di
 def test_two_dead_epochs_running_stop_it(rank: float, away: float) -> None:
     dead, alive = record(2, rank, away), record(2, 20.0, 0.8)
     with pytest.raises(PlanError, match=r"^two views: the codes have collapsed in epoch 3 "):
-        require_alive([record(1, 20.0, 0.8), dead], "two views", dead)
-    require_alive([], "two views", dead)
-    require_alive([dead], "two views", alive)
-    require_alive([dead, alive], "two views", dead)
-    require_alive([record(9, rank, away, "another")], "two views", dead)
+        require_alive([record(1, 20.0, 0.8), dead], "two views", dead, 8)
+    require_alive([], "two views", dead, 8)
+    require_alive([dead], "two views", alive, 8)
+    require_alive([dead, alive], "two views", dead, 8)
+    require_alive([record(9, rank, away, "another")], "two views", dead, 8)
+    require_alive([dead], "two views", dead, 7)  # as few images or codes have a low rank anyway
+
+
+def test_a_share_comes_with_its_interval() -> None:
+    z = 1.959963984540054
+    for right, count in ((0, 5), (3, 5), (5, 5), (40, 100)):
+        found = share_found("told", right / count, count)
+        assert list(found) == ["told", "told_low", "told_high", "told_n"]
+        assert (found["told"], found["told_n"]) == (right / count, count)
+        for limit in (found["told_low"], found["told_high"]):  # where the score test just rejects
+            if 0 < limit < 1:
+                error = math.sqrt(limit * (1 - limit) / count)
+                assert math.isclose(abs(right / count - limit), z * error, rel_tol=1e-6)
+        assert found["told_low"] <= found["told"] <= found["told_high"]

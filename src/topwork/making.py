@@ -33,7 +33,7 @@ from topwork.network.zoo import Backbone, find_backbone
 from topwork.phase import Phase
 from topwork.plan import Plan
 from topwork.pretraining.material import Material, drawn_rows
-from topwork.pretraining.methods import PAPERS, outputs_of, recipe_of, run
+from topwork.pretraining.methods import METHODS, outputs_of, recipe_of, run
 from topwork.pretraining.request import (
     Request,
     identity_of,
@@ -44,7 +44,7 @@ from topwork.pretraining.request import (
 from topwork.pretraining.stages import Progress
 from topwork.pretraining.supervised import SupervisedRecipe
 from topwork.report.pretraining_pictures import draw_pretraining
-from topwork.report.pretraining_words import card_in_words
+from topwork.report.pretraining_words import card_in_words, cell, measured
 from topwork.report.record import Clock, write_json
 from topwork.trunk.execution import Execution
 
@@ -210,7 +210,9 @@ def in_words(progress: Progress) -> str:
         parts.append(f"loss {progress.loss:.4g}")
     if progress.held_out is not None:
         parts.append(f"held out {progress.held_out:.4g}")
-    parts += [f"{name.replace('_', ' ')} {value:.4g}" for name, value in progress.found.items()]
+    parts += [
+        f"{key.replace('_', ' ')} {cell(progress.found, key)}" for key in measured([progress.found])
+    ]
     return ", ".join([*parts, f"{progress.seconds:.1f} s"])
 
 
@@ -253,7 +255,7 @@ def card_of(material: Material, request: Request) -> dict[str, Any]:
     loaded, execution = material.loaded, request.execution
     return {
         "method": request.method,
-        "paper": PAPERS[request.method],
+        "paper": METHODS[request.method].paper,
         "source": request.images.location,
         "architecture": loaded.backbone.spec.to_dict(),
         "preprocessing": loaded.backbone.preprocessing.to_dict(),
@@ -271,6 +273,7 @@ def card_of(material: Material, request: Request) -> dict[str, Any]:
             "cache": execution.cache,
         },
         "results": last,
+        "measures": METHODS[request.method].measures,
         "training_seconds": round(material.stages.elapsed(), 1),
         "date": datetime.now(UTC).date().isoformat(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {execution.device.type}",

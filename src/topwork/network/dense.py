@@ -44,7 +44,7 @@ def dense(
     dropout: float = 0.0,
     input_dropout: float = 0.0,
     image_size: Sequence[int] = (28, 28),
-    in_chans: int = 1,
+    in_chans: int = 3,
     num_classes: int = 10,
 ) -> nn.Sequential:
     """Return dense layers of some widths on the flattened image, and a linear classifier.
@@ -65,7 +65,7 @@ def dense(
         BackboneError: for no widths, widths below 1, or an unknown activation.
 
     >>> import torch
-    >>> dense((8, 4), image_size=(5, 5), num_classes=3)(torch.zeros(2, 1, 5, 5)).shape
+    >>> dense((8, 4), image_size=(5, 5), num_classes=3)(torch.zeros(2, 3, 5, 5)).shape
     torch.Size([2, 3])
     """
     if (
@@ -79,9 +79,9 @@ def dense(
             " such as [500, 500, 2000]"
         )
     if activation not in ACTIVATIONS:
+        hint = did_you_mean(str(activation), ACTIVATIONS)
         raise BackboneError(
-            f"topwork:dense: activation is {activation!r}{did_you_mean(activation, ACTIVATIONS)};"
-            f" known are {', '.join(ACTIVATIONS)}"
+            f"topwork:dense: activation is {activation!r}{hint}; known are {', '.join(ACTIVATIONS)}"
         )
     height, width = image_size
     layers: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())

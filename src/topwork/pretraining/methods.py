@@ -108,7 +108,6 @@ METHODS = {
     ),
 }
 RECIPES = {name: method.recipe for name, method in METHODS.items()}
-PAPERS = {name: method.paper for name, method in METHODS.items()}
 
 
 def recipe_of(method: str) -> Recipe:

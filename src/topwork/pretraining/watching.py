@@ -27,7 +27,7 @@ STRENGTH = 1e-4
 LEAST_RANK = 2.0
 """Effective rank below which codes are taken for collapsed; random layers have more."""
 FEW_DIRECTIONS = 8
-"""A highest possible rank below which a low one says nothing: there are but a few images or codes."""
+"""Highest possible rank below which a low one says nothing, as of a few images or columns."""
 LEAST_DEVIATION = 0.05
 """Deviation of projections below which they are; good ones have nearly 1, those of noise 0.2."""
 
@@ -81,7 +81,7 @@ def watched_codes(body: nn.Module, inputs: Inputs) -> Tensor:
 
 
 def share_found(name: str, share: float, count: int) -> dict[str, float]:
-    """Return a share with its 95 % interval (Wilson's) and count, as ``NAME_low``, ``_high``, ``_n``.
+    """Return a share, its 95 % interval (Wilson's) and count: ``NAME_low``, ``_high`` and ``_n``.
 
     Args:
         name: of the measure.

@@ -117,10 +117,13 @@ def draw_measure(panel: Any, records: Sequence[Mapping[str, Any]], key: str) -> 
     """Draw a measure, with a band if there are intervals; return what is drawn, in words."""
     low, high = f"{key}_low", f"{key}_high"
     limits = [(r["epoch"], r[low], r[high]) for r in records if low in r and high in r]
-    if limits:
-        panel.fill_between(*zip(*limits, strict=True), color=OTHER, alpha=0.2, lw=0)
     draw_line(panel, records, key, OTHER)
-    return key.replace("_", " ")
+    name = key.replace("_", " ")
+    if not limits:
+        return name
+    edge = 2 if len(limits) < 2 else 0  # of one epoch nothing else could be seen
+    panel.fill_between(*zip(*limits, strict=True), color=OTHER, alpha=0.2, lw=edge)
+    return f"{name}, with 95 % interval"
 
 
 def draw_line(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -39,19 +40,17 @@ def card_in_words(record: dict[str, Any], name: str) -> str:
         record: of `topwork.pretrain`.
         name: the backbone's architecture.
     """
-    from topwork.pretraining.methods import METHODS  # with torch, which the command starts without
-
     header, *rows = results_table(record["results"])
     lines = [
         f"# {name}, pretrained: {record['method']}",
         "",
         f"- Method: {record['method']} ({record['paper']})",
         f"- Data: {record['images']} images of `{record['source']}`; {record['held_out']} more were"
-        " held out to judge epochs by. Of labeled data the test part was not used.",
+        f" held out to judge epochs by, and {record['left_for_testing']} left for testing alone.",
         f"- Seed {record['seed']}; {record['training_seconds']:.0f} s of training on"
         f" {record['machine']}; {record['date']}",
-        f"- Recipe: `{_short(record['recipe'])}`",
-        f"- Architecture's arguments: `{_short(record['architecture']['arguments'])}`",
+        f"- Recipe: `{json.dumps(record['recipe'])}`",
+        f"- Architecture's arguments: `{json.dumps(record['architecture']['arguments'])}`",
         "",
         "After the last epoch of each stage:",
         "",
@@ -59,7 +58,7 @@ def card_in_words(record: dict[str, Any], name: str) -> str:
         markdown_row(["---", *["---:"] * (len(header) - 1)]),
         *map(markdown_row, rows),
         "",
-        f"Here {METHODS[record['method']].measures}.",
+        f"Here {record['measures']}.",
         "",
         *(f"![{name}]({name})" for name in record["pictures"]),
         "",
@@ -124,9 +123,3 @@ def figure(value: float | None) -> str:
     ('0.1235', '-')
     """
     return "-" if value is None else f"{value:.4g}"
-
-
-def _short(data: dict[str, Any]) -> str:
-    import json
-
-    return json.dumps(data)
