@@ -162,10 +162,6 @@ class Stages:
         bar = self.track(range(total - training.step), f"{stage}: training")
         for _, epoch in zip(bar, steps(training, inputs, own, judged), strict=False):
             yield epoch
-        with torch.no_grad():  # the weights that are kept are the averaged ones, if there are any
-            for name, value in module.state_dict().items():
-                if name in training.average:
-                    value.copy_(training.average[name])
 
     def close(self) -> None:
         """Take the stage under way for finished."""

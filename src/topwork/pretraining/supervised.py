@@ -33,7 +33,7 @@ class SupervisedRecipe(Recipe):
     """How the classes are learned.
 
     Attributes:
-        phase: of the whole network; label smoothing and mixing of images among it.
+        phase: of the whole network; label smoothing among it.
         least_area: share of the image that a crop shows at least; 1 takes none.
         flip: whether half of the crops are mirrored, left for right; of digits they must not be.
     """
@@ -80,9 +80,12 @@ def pretrain_supervised(material: Material, recipe: SupervisedRecipe) -> Iterato
         UsageError: if there are no classes.
     """
     if material.classes is None:
+        images = material.samples.images
+        several = images.multilabel
         raise UsageError(
-            f"--method supervised learns classes, and {material.samples.images.location} has fewer"
-            " than two; give a folder with one sub-folder per class, or choose another method"
+            f"--method supervised learns classes, and {images.location} has"
+            f" {'several labels an image' if several else 'fewer than two'}; give a folder with one"
+            " sub-folder per class, or choose another method"
         )
     chain, phase, device = material.chain, recipe.phase, material.device
     own, theirs = (known(material, some) for some in (material.indices, material.held_out))
