@@ -250,13 +250,8 @@ ROWS = {
     "folder without config.json": (
         nothing,
         "fit pictures --backbone pictures --out run",
-        "pictures: has no config.json, so it is not a folder in timm's format; choose another",
-    ),
-    "topwork model as backbone": (
-        nothing,
-        "fit pictures --backbone fitted/model --out run",
-        "fitted/model: a topwork model cannot be a backbone yet; name a network, or a folder in"
-        " timm's format",
+        "pictures: has no config.json and no backbone.json; give a folder in timm's format, one that"
+        " `topwork pretrain` made, or a model of `topwork fit`",
     ),
     # Its weights.
     "no weights known": (

@@ -15,7 +15,7 @@ import torchvision
 from huggingface_hub.errors import EntryNotFoundError, HFValidationError, LocalEntryNotFoundError
 from torch import nn
 
-from topwork.errors import BackboneError, UnsupportedError
+from topwork.errors import BackboneError
 from topwork.network import fetch
 from topwork.network.cifar_resnet import CifarResNet
 from topwork.network.fetch import WeightsSource, fetch_from_hub, fetch_from_url, weights_file
@@ -303,7 +303,7 @@ def test_other_paths_say_what_they_are(tmp_path, monkeypatch):
     with pytest.raises(BackboneError, match="is not readable JSON"):
         find_backbone(str(tmp_path))
     (tmp_path / "topwork.json").write_text("{}", encoding="utf-8")
-    with pytest.raises(UnsupportedError, match="cannot be a backbone yet"):
+    with pytest.raises(BackboneError, match=r"topwork\.json is damaged"):
         find_backbone(str(tmp_path))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "resnet18").mkdir()  # a run folder of this name must not hide the network

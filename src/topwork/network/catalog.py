@@ -47,10 +47,10 @@ ENTRIES = (
         "topwork:cifar_resnet20", 269_722, 32, APACHE, "images of 32 px; give CIFAR weights a file"
     ),
     ZooEntry(
-        "topwork:dense", 1_665_010, 28, APACHE, "vectors; no weights: a deep belief net's layers"
+        "torchvision:squeezenet1_1", 1_235_496, 224, BSD, "smallest download; a modest source"
     ),
     ZooEntry(
-        "torchvision:squeezenet1_1", 1_235_496, 224, BSD, "smallest download; a modest source"
+        "topwork:dense", 1_665_010, 28, APACHE, "vectors; no weights: a deep belief net's layers"
     ),
     ZooEntry("timm:mobilenetv3_small_100", 2_542_856, 224, APACHE, "fastest on a CPU among these"),
     ZooEntry("timm:mobilenetv2_100", 3_504_872, 224, APACHE, "a good first choice on a laptop"),

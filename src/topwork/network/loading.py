@@ -116,6 +116,7 @@ def load_backbone(backbone: Backbone, plan: Plan, seed: int = 0) -> Loaded:
             f"{backbone.name}: no pretrained weights are known for it; give a file with --weights"
         )
     file = weights_file(backbone.weights)
+    state = read_state(file)
     digest = sha256(file)
     if backbone.weights.sha256 not in (None, digest):
         raise WeightsError(
@@ -123,7 +124,7 @@ def load_backbone(backbone: Backbone, plan: Plan, seed: int = 0) -> Loaded:
         )
     accounting = assign_weights(
         chain.network,
-        read_state(file),
+        state,
         depth_of=chain.depth_of_state(),
         depths=[cut.name for cut in chain.cuts],
         reused=reused,
