@@ -250,8 +250,8 @@ ROWS = {
     "folder without config.json": (
         nothing,
         "fit pictures --backbone pictures --out run",
-        "pictures: has no config.json and no backbone.json; give a folder in timm's format, one that"
-        " `topwork pretrain` made, or a model of `topwork fit`",
+        "pictures: has no config.json and no backbone.json; give a folder in timm's format, one"
+        " that `topwork pretrain` made, or a model of `topwork fit`",
     ),
     # Its weights.
     "no weights known": (
