@@ -334,3 +334,11 @@ def test_grey_pixels_of_a_dense_stack_are_rebuilt_as_probabilities(tmp_path: Pat
     assert 20 < dense[0].loss < nats
     conv = trained(tiny_material(tmp_path / "b", recipe), recipe)
     assert 0.3 < conv[0].loss < 3
+
+
+def test_statistics_are_those_of_all_images_though_they_come_sorted() -> None:
+    sorted_by_class = torch.cat([torch.full((3000, 2), -1.0), torch.full((3000, 2), 1.0)])
+    norm = nn.BatchNorm1d(2)
+    settle_statistics(nn.Sequential(norm), TensorInputs(sorted_by_class))
+    assert torch.allclose(norm.running_mean, torch.zeros(2), atol=0.1)
+    assert torch.allclose(norm.running_var, torch.ones(2), atol=0.05)

@@ -19,9 +19,16 @@ from pretraining import (
 )
 from topwork.errors import PlanError
 from topwork.learn.loop import TensorInputs
+from topwork.network.cut import segment
 from topwork.phase import Phase
 from topwork.pretraining.material import Material, outputs_of
-from topwork.pretraining.rbm import BoltzmannMachine, RbmRecipe, is_gaussian, pretrain_rbm
+from topwork.pretraining.rbm import (
+    BoltzmannMachine,
+    RbmRecipe,
+    is_gaussian,
+    pretrain_rbm,
+    start_machine,
+)
 
 VISIBLE, HIDDEN = 5, 3
 STACK = {"widths": [12, 8, 6]}
@@ -169,7 +176,7 @@ def test_the_cost_of_sparsity_moves_the_activity_to_its_target(tmp_path: Path) -
         material = stack(tmp_path / str(cost), recipe, arguments={"widths": [12]})
         trained(material, recipe)
         inputs, _ = material.inputs(material.chain.cuts[0], 1)
-        activity[cost] = float(outputs_of(material.block(1), inputs, range(38)).mean())
+        activity[cost] = float(outputs_of(first_block(material), inputs, range(38)).mean())
     assert abs(activity[1.0] - 0.1) < 0.05
     assert activity[0.0] > 0.25
 
@@ -181,7 +188,7 @@ def test_a_layer_learns_from_what_the_layers_below_it_give(tmp_path: Path, cache
     assert done == ["layer 1"] * RECIPE.phase.epochs
     pixels, _ = material.inputs(material.chain.cuts[0], 1)
     inputs, _ = material.inputs(material.chain.cuts[1], 1)
-    layer = material.block(1).eval()
+    layer = first_block(material).eval()
     with torch.no_grad():
         pairs = [layer(*pixels.batch([row, row + 1], 0)) for row in range(0, 38, 2)]  # as it is run
     assert torch.equal(inputs.batch(range(38), 0)[0], torch.cat(pairs))
@@ -287,3 +294,14 @@ def test_binary_units_are_refused_for_values_that_are_not_from_0_to_1() -> None:
     assert is_gaussian("auto", outside)
     assert is_gaussian("gaussian", TensorInputs(DATA))
     assert not is_gaussian("auto", TensorInputs(DATA))
+
+
+def first_block(material: Material) -> nn.Module:
+    return segment(material.chain, material.chain.cuts[0], material.chain.cuts[1])
+
+
+def test_a_machine_starts_from_the_means_of_all_images_though_they_come_sorted():
+    sorted_by_class = torch.cat([torch.full((3000, 4), 0.1), torch.full((3000, 4), 0.9)])
+    machine = BoltzmannMachine(nn.Linear(4, 3))
+    start_machine(machine, TensorInputs(sorted_by_class), anew=True)
+    assert torch.allclose(machine.visible_bias.sigmoid(), torch.full((4,), 0.5), atol=0.05)

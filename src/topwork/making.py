@@ -142,7 +142,7 @@ def pretrain(
     material = make_material(request, checkpoints, track)
     if resume:
         material.stages.restore()
-    work(material, request, track)
+    work(material, request)
     clock.lap("training")
 
     remove_abandoned(unfinished)
@@ -179,7 +179,7 @@ def remove_abandoned(unfinished: Path) -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def work(material: Material, request: Request, track: Track) -> None:
+def work(material: Material, request: Request) -> None:
     """Run the method, tell of each epoch, save whenever it is due, and stop when asked to.
 
     Raises:

@@ -92,10 +92,6 @@ class Material:
         pool = pool_module(chain, chain.top, self.loaded.plan.pool or "flatten")
         return nn.Sequential(layers, pool)
 
-    def block(self, number: int) -> nn.Module:
-        """Return the layers between cut points ``number - 1`` and ``number``, sharing tensors."""
-        return segment(self.chain, self.chain.cuts[number - 1], self.chain.cuts[number])
-
     def pictures(self, values: Tensor) -> np.ndarray:
         """Return normalized pixels, in any shape with as many numbers, as pictures.
 
