@@ -13,6 +13,7 @@ SOURCE = ROOT / "src" / "topwork"
 LAYERS = [
     "errors",
     "plain",
+    "staging",
     "phase",
     "plan",
     "named_plans",

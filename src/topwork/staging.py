@@ -1,0 +1,60 @@
+"""A folder that is there whole or not at all, whatever happens while it is written."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from topwork.errors import UsageError
+
+STAGED = "staged-"
+
+
+@contextmanager
+def staged_folder(asked: Path, unfinished: Path, done_with: Sequence[Path] = ()) -> Iterator[Path]:
+    """Give the place of a folder to be made; once all is written, it becomes the one asked for.
+
+    Args:
+        asked: the folder as the user named it; must not exist, or be empty.
+        unfinished: the folder beside it to write in; it goes unless something else is left in it.
+        done_with: files and folders that nobody needs once all is written.
+
+    Raises:
+        UsageError: if it cannot be written.
+    """
+    out = asked.resolve()
+    remove_abandoned(unfinished)
+    staged = unfinished / f"{STAGED}{os.getpid()}"
+    try:
+        yield staged
+        if out.exists():
+            out.rmdir()  # empty, as was checked
+        staged.rename(out)
+        for path in done_with:
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UsageError(f"--out {asked} cannot be written: {reason}") from error
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+        with suppress(OSError):
+            unfinished.rmdir()  # unless it holds more
+
+
+def remove_abandoned(unfinished: Path) -> None:
+    """Remove folders that processes were writing when they were killed."""
+    if os.name == "nt":
+        return  # there is no way to ask after a process there: os.kill would end it
+    for folder in unfinished.glob(f"{STAGED}*"):
+        try:
+            os.kill(int(folder.name.removeprefix(STAGED)), 0)
+        except (OSError, ValueError):
+            shutil.rmtree(folder, ignore_errors=True)
