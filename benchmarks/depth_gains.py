@@ -42,7 +42,7 @@ from topwork.learn.fit import groups_of
 from topwork.learn.probe import probe
 from topwork.learn.targets import Targets, targets_of
 from topwork.network.loading import load_backbone
-from topwork.network.zoo import find_backbone
+from topwork.network.zoo import Backbone, find_backbone
 from topwork.plan import Plan
 from topwork.trunk.execution import Execution
 
@@ -81,6 +81,7 @@ def main() -> int:
     parser.add_argument("--only", choices=REFERENCE, action="append", help="this set")
     args = parser.parse_args()
     require(args.data, args.weights / NETWORK)
+    network = find_backbone(str(args.weights / NETWORK))
     passed = True
     with tempfile.TemporaryDirectory() as folder:
         os.environ["TOPWORK_CACHE"] = f"{folder}/cache"  # the divisions share their codes
@@ -89,7 +90,7 @@ def main() -> int:
             found = []
             for count in args.train or SIZES:
                 divisions = [
-                    divide_and_judge(source(seed, count), args.weights / NETWORK, seed)
+                    divide_and_judge(source(seed, count), network, seed)
                     for seed in range(args.seeds)
                 ]
                 found.append(summary(name, count, divisions))
@@ -126,10 +127,10 @@ def digits(seed: int, count: int | None) -> ImageSet:
     return images_from_arrays(pixels, bunch.target[rows].tolist(), split=split)
 
 
-def divide_and_judge(images: ImageSet, weights: Path, seed: int) -> Division:
+def divide_and_judge(images: ImageSet, backbone: Backbone, seed: int) -> Division:
     """Let a profile of the training part choose a depth, and judge it and the top by the rest."""
     audited = audit(images)
-    loaded = load_backbone(find_backbone(str(weights)), Plan(str(weights)), seed)
+    loaded = load_backbone(backbone, Plan(backbone.name), seed)
     execution = Execution(torch.device("cpu"))
     split = audited.split
     learned = collect(loaded, images, audited, (*split.train, *split.val), execution)

@@ -163,7 +163,7 @@ def judged(name: str, images: ImageSet, folder: Path, log: Path) -> dict:
     for row in rows_of(log):
         if key.items() <= row.items():
             return row
-    found = divide_and_judge(images, folder, seed=0)
+    found = divide_and_judge(images, find_backbone(str(folder)), seed=0)
     row = key | {
         "depth": found.depth,
         "chosen": found.chosen.astype(int).tolist(),

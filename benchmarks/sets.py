@@ -48,6 +48,11 @@ def pacs(data: Path, seed: int) -> list[Row]:
     return [replace(row, group=row.path.split("/")[1]) for row in given(data, sides)]
 
 
+def pacs_photo(data: Path, seed: int) -> list[Row]:
+    """Seven classes, of pacs the photos alone; two fifths of each are for testing."""
+    return divided(given(data, {"pacs/photo": ""}), seed, 0.4)
+
+
 def neu_steel(data: Path, seed: int) -> list[Row]:
     """Six defects of steel; 10 of 150 images per class are for training."""
     return divided(given(data, {"neu_steel": ""}), seed, 14 / 15)
@@ -83,6 +88,7 @@ SETS: Mapping[str, Callable[[Path, int], list[Row]]] = {
     "wbc": wbc,
     "wbc_multilabel": wbc_multilabel,
     "pacs": pacs,
+    "pacs_photo": pacs_photo,
 }
 
 
@@ -120,7 +126,7 @@ def write_set(
         train: most training images per class; None for all.
         test: likewise for testing.
     """
-    require(data / name.removesuffix("_multilabel"))
+    require(data / name.removesuffix("_multilabel").removesuffix("_photo"))
     rows = capped(SETS[name](data, seed), seed, {"train": train, "test": test})
     out.mkdir(parents=True, exist_ok=True)
     path = out / f"{name}.csv"
