@@ -17,7 +17,6 @@ import pytest
 from PIL import Image, ImageDraw
 
 # Both are looked at once, when huggingface_hub and torch are imported.
-os.environ["OMP_NUM_THREADS"] = "1"  # networks this small lose time on more; read by torch once
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["OMP_NUM_THREADS"] = "1"  # on tiny networks several threads mostly wait for each other
 

@@ -13,6 +13,7 @@ from PIL import Image
 
 from conftest import Command
 from pretraining import drawings
+from topwork.advice.source_card import card_of
 from topwork.data.items import images_from_arrays
 from topwork.errors import BackboneError, PlanError, UsageError, WeightsError
 from topwork.making import pretrain
@@ -118,7 +119,7 @@ def test_an_interrupted_one_goes_on_to_the_same_bytes(npz, tmp_path, monkeypatch
         make(tmp_path / "broken", resume=True, seed=1)
     with pytest.raises(UsageError, match="another size of images"):
         make(tmp_path / "broken", resume=True, size=(28, 28))
-    abandoned = tmp_path / "broken.unfinished" / "backbone-999999999"
+    abandoned = tmp_path / "broken.unfinished" / "staged-999999999"
     abandoned.mkdir()  # by a process that was killed while it wrote
     make(tmp_path / "broken", resume=True)
     whole, resumed = (
@@ -202,6 +203,33 @@ def test_weights_that_are_given_are_where_it_starts(npz, tmp_path):
     assert all(torch.allclose(before[name], after[name], atol=1e-6) for name in before)
     assert first["started_from"] is None
     assert again["started_from"]["file"] == str(weights)
+
+
+def test_half_precision_is_half_the_size(npz, tmp_path, topwork: Command):
+    recipe = tmp_path / "recipe.json"
+    recipe.write_text(json.dumps(SMALL))
+    options = ("--method", "rbm", "--backbone", "topwork:dense", "--recipe", recipe)
+    for name, more in (("whole", ()), ("half", ("--half",))):
+        result = topwork("pretrain", npz, *options, *more, "--out", tmp_path / name)
+        assert result.code == 0, result.err
+    whole, half = (tmp_path / name / "model.safetensors" for name in ("whole", "half"))
+    assert half.stat().st_size < 0.6 * whole.stat().st_size
+    given, got = read_state(whole), read_state(half)
+    for name, value in given.items():
+        exact = value if value.ndim < 2 else value.half().float()
+        assert torch.equal(got[name], exact)
+    loaded = load_backbone(find_backbone(str(half.parent)), Plan(str(half.parent)))
+    assert card_of(loaded) is not None  # the statistics are those of the weights as written
+
+
+def test_what_half_precision_cannot_hold_is_not_lost(npz, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.Tensor, "half", lambda value: torch.full_like(value, torch.inf))
+    wanted = {"method": "rbm", "backbone": "topwork:dense", "recipe": SMALL}
+    with pytest.raises(WeightsError, match="leave out --half"):
+        pretrain(npz, tmp_path / "made", **wanted, half=True)
+    assert not (tmp_path / "made").exists()
+    record = pretrain(npz, tmp_path / "made", **wanted, resume=True)
+    assert len(record["epochs"]) == 4
 
 
 @pytest.mark.parametrize(

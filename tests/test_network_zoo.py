@@ -19,6 +19,8 @@ from topwork.errors import BackboneError
 from topwork.network import fetch
 from topwork.network.cifar_resnet import CifarResNet
 from topwork.network.fetch import WeightsSource, fetch_from_hub, fetch_from_url, weights_file
+from topwork.network.loading import build_chain
+from topwork.network.shipped import SHIPPED
 from topwork.network.small_convnet import ConvBlock, small_convnet
 from topwork.network.zoo import BackboneSpec, _crop_fraction, catalog, find_backbone
 
@@ -391,6 +393,9 @@ def test_a_single_block_needs_no_pooling():
 # --- the short list -----------------------------------------------------------------------------
 
 
+FAST = 400_000_000  # multiply-adds: larger networks take seconds to trace
+
+
 @pytest.mark.parametrize("entry", catalog(), ids=lambda entry: entry.name)
 def test_the_list_states_facts(entry):
     backbone = find_backbone(entry.name)
@@ -400,10 +405,23 @@ def test_the_list_states_facts(entry):
     assert backbone.preprocessing.size == (entry.input_size, entry.input_size)
     assert backbone.about["license"] == entry.license
     assert backbone.name == entry.name
+    if entry.multiply_adds < FAST:
+        chain = build_chain(backbone.spec, backbone.preprocessing.size)
+        assert chain.top.multiply_adds == entry.multiply_adds
 
 
-def test_the_list_begins_with_small_networks():
-    sizes = [entry.parameters for entry in catalog()]
+@pytest.mark.slow
+@pytest.mark.parametrize("entry", catalog(), ids=lambda entry: entry.name)
+def test_the_list_states_costs(entry):
+    backbone = find_backbone(entry.name)
+    chain = build_chain(backbone.spec, backbone.preprocessing.size)
+    assert chain.top.multiply_adds == entry.multiply_adds
+
+
+def test_the_list_begins_with_ours_then_small_networks():
+    first, *others = catalog()
+    assert first.name == SHIPPED
+    sizes = [entry.parameters for entry in others]
     assert sizes == sorted(sizes)
 
 

@@ -22,6 +22,7 @@ from topwork.learn.fit import groups_of
 from topwork.learn.targets import targets_of
 from topwork.network.device import choose_device
 from topwork.network.loading import load_backbone
+from topwork.network.shipped import name_or_shipped
 from topwork.network.zoo import Backbone, find_backbone
 from topwork.plan import Plan
 from topwork.trunk.execution import Execution
@@ -48,7 +49,7 @@ class Measured:
 def profile(
     data: str | Path | ImageSet,
     *,
-    backbone: str | Backbone | Sequence[str | Backbone],
+    backbone: str | Backbone | Sequence[str | Backbone] | None = None,
     weights: str | Path | None = None,
     kept: str | None = None,
     head: str | None = None,
@@ -70,7 +71,8 @@ def profile(
     Args:
         data: as for `topwork.api.fit`.
         backbone: a name, see `topwork.network.zoo.find_backbone`, or what that returns; of several
-            each is profiled on the same folds, and they are ranked.
+            each is profiled on the same folds, and they are ranked; of none the small one that
+            comes with topwork.
         weights: a file with the weights of a single backbone.
         kept: the uppermost depth to look at; default L.
         head: "softmax" for classes, the default, "sigmoid" for labels, "regression" for numbers.
@@ -109,7 +111,7 @@ def profile(
 def advise(
     data: str | Path | ImageSet,
     *,
-    backbone: str | Backbone | Sequence[str | Backbone],
+    backbone: str | Backbone | Sequence[str | Backbone] | None = None,
     weights: str | Path | None = None,
     kept: str | None = None,
     head: str | None = None,
@@ -199,16 +201,19 @@ def advice_for_fit(
 
 
 def backbones_of(
-    backbone: str | Backbone | Sequence[str | Backbone], weights: str | Path | None
+    backbone: str | Backbone | Sequence[str | Backbone] | None, weights: str | Path | None
 ) -> list[Backbone]:
-    """Return the backbones that are meant.
+    """Return the backbones that are meant; if none is named, the one that comes with topwork.
 
     Raises:
-        UsageError: if none is named, one twice, or a file of weights is given for several.
+        UsageError: if the sequence is empty, one is named twice, or a file of weights is given for
+            several.
     """
+    if backbone is None:
+        backbone = name_or_shipped(None, weights)
     named = [backbone] if isinstance(backbone, (str, Backbone)) else list(backbone)
     if not named:
-        raise UsageError("no backbone is named; give --backbone (`topwork zoo` lists some)")
+        raise UsageError("no backbone is named; name one, or leave backbone out")
     if weights is not None and len(named) > 1:
         raise UsageError("--weights is for a single backbone; give folders with weights instead")
     found = [

@@ -6,14 +6,11 @@ import hashlib
 import json
 import logging
 import os
-import shutil
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
 
 from topwork.data.audit import Audit, audit
 from topwork.data.image_set import ImageSet
@@ -29,6 +26,7 @@ from topwork.network.device import choose_device
 from topwork.network.folder import save_model
 from topwork.network.loading import load_backbone
 from topwork.network.predictor import Predictor, load
+from topwork.network.shipped import name_or_shipped
 from topwork.network.zoo import Backbone, find_backbone
 from topwork.plan import Plan
 from topwork.report.evidence import evidence_of
@@ -42,6 +40,7 @@ from topwork.report.record import (
     write_predictions,
     write_split,
 )
+from topwork.staging import staged_folder
 from topwork.trunk.execution import Execution
 
 log = logging.getLogger("topwork")
@@ -51,6 +50,7 @@ def make_plan(
     plan: str | Path | Plan = "auto",
     *,
     backbone: str | None = None,
+    weights: str | Path | None = None,
     kept: str | None = None,
     reused: str | None = None,
     frozen: tuple[str, ...] = (),
@@ -65,7 +65,9 @@ def make_plan(
     Args:
         plan: a plan, its JSON file, or a name: "features", "warmup", "partial", "finetune",
             "scratch"; of "auto", which is found out by measuring, what it begins with.
-        backbone: the network; may be left out where the plan names one.
+        backbone: the network; may be left out where the plan names one, and is the one that comes
+            with topwork where nothing does.
+        weights: a file with its weights, which the plan does not hold: then it must be named.
         kept: a depth, as in `Plan`.
         reused: likewise.
         frozen: likewise, phase by phase.
@@ -80,8 +82,7 @@ def make_plan(
         PlanError: if the plan cannot be read or makes no sense.
     """
     if isinstance(plan, str) and not plan.endswith(".json") and not Path(plan).is_file():
-        if backbone is None:
-            raise UsageError("no backbone is named; give --backbone (`topwork zoo` lists some)")
+        backbone = name_or_shipped(backbone, weights)
         if plan == "auto":
             told: dict[str, Any] = {
                 "--reused": reused,
@@ -165,7 +166,8 @@ def fit(
         out: the run folder to make; must not exist, or be empty.
         plan: see `make_plan`, also for what else a plan holds. "auto" measures and compares
             candidates first, see `topwork.advising.advise`, and fits what it recommends.
-        backbone: a name, see `topwork.network.zoo.find_backbone`, or what that returns.
+        backbone: a name, see `topwork.network.zoo.find_backbone`, or what that returns; if none is
+            named, not by the plan either, the small one that comes with topwork.
         weights: a file with the backbone's pretrained weights.
         kept: a depth.
         reused: a depth.
@@ -202,6 +204,7 @@ def fit(
     asked = make_plan(
         plan,
         backbone=name,
+        weights=weights,
         kept=kept,
         reused=reused,
         frozen=frozen,
@@ -242,8 +245,8 @@ def fit(
     fitted = fit_plan(loaded, images, audited, execution, seed, kept_in, resume, track)
     clock.lap("fit")
 
-    staged = unfinished / f"run-{os.getpid()}"
-    try:
+    leftovers = [unfinished / ADVICE, *([checkpoints.folder] if trains else [])]
+    with staged_folder(Path(asked_out), unfinished, leftovers) as staged:
         save_model(staged / "model", fitted.model, loaded, names_of(images, loaded.plan.head))
         predictor = load(staged / "model")
         tested, answers, lost = score(predictor, images, audited.split.test, track, audited)
@@ -271,19 +274,6 @@ def fit(
             write_report(evidence, staged)
         except Exception as error:  # a page that cannot be made must not cost the fit
             log.warning("no report was written: %s: %s", type(error).__name__, error)
-        if out.exists():
-            out.rmdir()  # empty, as was checked
-        staged.rename(out)
-        if kept_in:
-            shutil.rmtree(kept_in.folder, ignore_errors=True)
-        (unfinished / ADVICE).unlink(missing_ok=True)
-    except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UsageError(f"--out {asked_out} cannot be written: {reason}") from error
-    finally:
-        shutil.rmtree(staged, ignore_errors=True)
-        with suppress(OSError):
-            unfinished.rmdir()  # unless it holds checkpoints
     return record
 
 

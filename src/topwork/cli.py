@@ -44,6 +44,7 @@ from topwork.report.terminal import (
     print_fit,
     print_json,
     print_metrics,
+    print_photos_demo,
     print_runtimes,
     print_zoo,
 )
@@ -74,15 +75,24 @@ app.add_typer(cache_app, name="cache")
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="The run folder to make.")] = Path("demo-run"),
+    photos: Annotated[
+        Path | None,
+        typer.Option(help="Show it on these images, as fit takes them, instead of digits."),
+    ] = None,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
     """Show the main job on handwritten digits: no weights, no network, under two minutes."""
-    result = import_verbs("showing").run_demo(out, seed=seed, track=track)
+    verbs = import_verbs("showing")
+    if photos is None:
+        result, show = verbs.run_demo(out, seed=seed, track=track), print_demo
+    else:
+        result = verbs.run_photos_demo(photos, out, seed=seed, track=track)
+        show = print_photos_demo
     if as_json:
         print_json(result)
         return
-    print_demo(result)
+    show(result)
 
 
 @app.command()

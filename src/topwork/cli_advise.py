@@ -12,6 +12,7 @@ import typer
 
 from topwork.cli_parts import (
     BACKBONE,
+    NONE_NAMED,
     Cache,
     Data,
     Decoding,
@@ -33,7 +34,8 @@ from topwork.report.terminal import print_json
 PICTURES = (".png", ".svg")
 
 Backbones = Annotated[
-    list[str], typer.Option("--backbone", help=f"{BACKBONE} May be given several times.")
+    list[str] | None,
+    typer.Option("--backbone", help=f"{BACKBONE} May be given several times. {NONE_NAMED}"),
 ]
 Head = Annotated[
     str | None, typer.Option(help="For classes softmax, for labels sigmoid, or regression.")
@@ -42,7 +44,7 @@ Head = Annotated[
 
 def profile(
     data: Data,
-    backbone: Backbones,
+    backbone: Backbones = None,
     weights: WeightsFile = None,
     kept: Kept = None,
     head: Head = None,
@@ -89,14 +91,14 @@ def profile(
         return
     print_profile(result)
     print(f"picture: {picture}")
-    name = result.get("recommended", backbone[0])
+    name = result.get("recommended") or (backbone[0] if backbone else None)
     again = chosen_options(backbone=name, weights=weights, kept=kept, head=head, size=size)
     print(f"next: topwork advise {shlex.quote(str(data))}{again}")
 
 
 def advise(
     data: Data,
-    backbone: Backbones,
+    backbone: Backbones = None,
     weights: WeightsFile = None,
     kept: Kept = None,
     head: Head = None,
@@ -167,8 +169,10 @@ def report(
     print("\n".join(f"wrote {path}" for path in written["files"]))
 
 
-def one_or_all(names: list[str]) -> str | tuple[str, ...]:
-    """Return the one name as it is, several as a tuple."""
+def one_or_all(names: list[str] | None) -> str | tuple[str, ...] | None:
+    """Return the one name as it is, several as a tuple, none as None."""
+    if not names:
+        return None
     return names[0] if len(names) == 1 else tuple(names)
 
 

@@ -12,11 +12,14 @@ from typing import Annotated, TypeVar
 import typer
 
 from topwork.errors import UsageError
+from topwork.network.shipped import SHIPPED
 from topwork.report.terminal import err_console
 
 Part = TypeVar("Part")
 
 BACKBONE = "timm:NAME, torchvision:NAME, hf-hub:ORG/NAME, topwork:NAME, or a folder."
+
+NONE_NAMED = f"Default: {SHIPPED}, which comes with topwork."
 
 Data = Annotated[Path, typer.Argument(help="Folder, zip, .npz, .csv or .parquet.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
@@ -32,7 +35,7 @@ Decoding = Annotated[
 Cache = Annotated[
     str, typer.Option(help="Outputs of frozen layers are kept as: auto, float32, float16, off.")
 ]
-BackboneName = Annotated[str | None, typer.Option("--backbone", help=BACKBONE)]
+BackboneName = Annotated[str | None, typer.Option("--backbone", help=f"{BACKBONE} {NONE_NAMED}")]
 WeightsFile = Annotated[
     Path | None, typer.Option(help="The backbone's weights: .safetensors, .pth, .pt, .th or .bin.")
 ]

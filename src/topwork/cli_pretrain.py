@@ -51,6 +51,9 @@ def pretrain(
         int | None, typer.Option(help="Passes over the images in each stage.", min=1)
     ] = None,
     rate: Annotated[float | None, typer.Option(help="The highest learning rate.")] = None,
+    half: Annotated[
+        bool, typer.Option("--half", help="Write the weights in half precision: half the size.")
+    ] = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the same where it was interrupted.")
     ] = False,
@@ -78,6 +81,7 @@ def pretrain(
         size=(size, size) if size else None,
         epochs=epochs,
         rate=rate,
+        half=half,
         seed=seed,
         device=device,
         runtime=runtime,

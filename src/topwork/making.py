@@ -5,17 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import platform
-import shutil
 import sys
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-
-from safetensors import SafetensorError
 
 from topwork.advice.depth_codes import collect
 from topwork.advice.source_card import statistics_of, write_card
@@ -46,6 +42,7 @@ from topwork.pretraining.supervised import SupervisedRecipe
 from topwork.report.pretraining_pictures import draw_pretraining
 from topwork.report.pretraining_words import card_in_words, cell, measured
 from topwork.report.record import Clock, write_json
+from topwork.staging import staged_folder
 from topwork.trunk.execution import Execution
 
 log = logging.getLogger("topwork")
@@ -68,6 +65,7 @@ def pretrain(
     size: tuple[int, int] | None = None,
     epochs: int | None = None,
     rate: float | None = None,
+    half: bool = False,
     seed: int = 0,
     device: str = "auto",
     runtime: str = "auto",
@@ -95,6 +93,8 @@ def pretrain(
         size: height and width of the images that the network sees, in pixels.
         epochs: of each stage, instead of the recipe's.
         rate: the highest learning rate, instead of the recipe's.
+        half: write matrices and kernels in half precision, which halves the file; loaded, they are
+            float32 again.
         seed: of random weights, order and all that is drawn.
         device: "cpu", "cuda", "mps" or "auto".
         runtime: what runs frozen layers, see `topwork.trunk.execution.Execution`.
@@ -138,45 +138,22 @@ def pretrain(
     images = data if isinstance(data, ImageSet) else open_photos(data)
     audited = audit_photos(images, track)
     clock.lap("audit")
-    request = Request(method, chosen, plan, backbone, images, audited, execution, seed, taught_by)
+    request = Request(
+        method, chosen, plan, backbone, images, audited, execution, seed, taught_by, half
+    )
     material = make_material(request, checkpoints, track)
     if resume:
         material.stages.restore()
     work(material, request)
     clock.lap("training")
 
-    remove_abandoned(unfinished)
-    staged = unfinished / f"{STAGED}{os.getpid()}"
-    try:
+    with staged_folder(asked_out, unfinished, [checkpoints.folder]) as staged:
         record = finish(material, request, staged, clock, track)
         record["backbone"] = str(asked_out)
         write_json(staged / RECORD, record)
         words = card_in_words(record, material.loaded.backbone.spec.architecture)
         (staged / CARD).write_text(words, encoding="utf-8")
-        if out.exists():
-            out.rmdir()  # empty, as was checked
-        staged.rename(out)
-        shutil.rmtree(checkpoints.folder, ignore_errors=True)
-    except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UsageError(f"--out {asked_out} cannot be written: {reason}") from error
-    finally:
-        shutil.rmtree(staged, ignore_errors=True)
-        with suppress(OSError):
-            unfinished.rmdir()  # unless it holds checkpoints
     return record
-
-
-STAGED = "backbone-"
-
-
-def remove_abandoned(unfinished: Path) -> None:
-    """Remove folders that processes were writing when they were killed."""
-    for folder in unfinished.glob(f"{STAGED}*"):
-        try:
-            os.kill(int(folder.name.removeprefix(STAGED)), 0)
-        except (OSError, ValueError):
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 def work(material: Material, request: Request) -> None:
@@ -224,7 +201,9 @@ def finish(
     outputs = outputs_of(request.recipe, material.class_names, material.teacher)
     labels = material.class_names if isinstance(request.recipe, SupervisedRecipe) else ()
     classifier = outputs is not None
-    save_backbone(staged, material.loaded, card, classifier=classifier, labels=labels)
+    save_backbone(
+        staged, material.loaded, card, classifier=classifier, labels=labels, half=request.half
+    )
     again = load_backbone(find_backbone(str(staged)), replace(request.plan, reused=None))
     indices = [material.indices[row] for row in drawn_rows(DESCRIBED, len(material.indices))]
     again.chain.network.to(request.execution.device)

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+from topwork.advising import profile
 from topwork.api import fit, require_free
+from topwork.data.items import open_images
 from topwork.data.loading import Track, untracked
+from topwork.network.backbone_folder import save_backbone
 from topwork.network.codes import source_pool
 from topwork.network.device import choose_device
-from topwork.network.loading import build_chain, fit_input
-from topwork.network.zoo import find_backbone
+from topwork.network.loading import build_chain, fit_input, load_backbone
+from topwork.network.shipped import SHIPPED
+from topwork.network.zoo import Backbone, find_backbone
+from topwork.phase import Phase
+from topwork.plan import Plan
 from topwork.report.record import Clock, write_json
 
 DEMO_SEEDS = 6
@@ -61,6 +69,65 @@ def run_demo(
         "picture": str(picture),
         "seconds": clock.total(),
     }
+
+
+def run_photos_demo(
+    data: str | Path, out: str | Path, *, seed: int = 0, track: Track = untracked
+) -> dict[str, Any]:
+    """Show on a user's images what reused layers are worth, with the backbone that comes with us.
+
+    Its probe at every depth stands beside that of the same network with random weights, on the
+    same folds of the training images; then `fit` runs with nothing chosen by hand.
+
+    Args:
+        data: as for `topwork.fit`.
+        out: the folder to make: the picture ``profile.png`` and the run folder ``run``.
+        seed: of folds and random weights.
+        track: shows progress.
+
+    Returns:
+        plain data: ``reused`` and ``random`` (a depth's name, its accuracy with interval, n: the
+        best one's of each), ``record`` (of the run), ``picture``, ``seconds``.
+
+    Raises:
+        TopworkError: one of its kinds, for anything the user can mend.
+    """
+    from topwork.report.profile_picture import draw_profile
+
+    clock = Clock()
+    out = Path(out)
+    require_free(out)
+    images = open_images(data)
+    shipped = find_backbone(SHIPPED)
+    with TemporaryDirectory() as folder:
+        control = with_random_weights(shipped, Path(folder) / "random", seed)
+        both = profile(images, backbone=(shipped, control), seed=seed, track=track)
+    out.mkdir(parents=True, exist_ok=True)
+    picture = out / "profile.png"
+    draw_profile(both["profiles"], picture)
+    record = fit(images, out / "run", backbone=shipped, seed=seed, track=track)
+    reused, random = (best_depth(found) for found in both["profiles"])
+    return {
+        "backbone": SHIPPED,
+        "reused": reused,
+        "random": random,
+        "record": record,
+        "picture": str(picture),
+        "seconds": clock.total(),
+    }
+
+
+def with_random_weights(backbone: Backbone, folder: Path, seed: int) -> Backbone:
+    """Return a backbone with random weights instead of its own, written to a folder."""
+    plan = Plan(backbone.name, reused="0", phases=(Phase(frozen="input", epochs=1),))
+    save_backbone(folder, load_backbone(backbone, plan, seed), {}, classifier=False)
+    return replace(find_backbone(str(folder)), name=f"{backbone.name}, random weights")
+
+
+def best_depth(found: dict[str, Any]) -> dict[str, Any]:
+    """Return what a profile says of its best depth."""
+    best = next(depth for depth in found["depths"] if depth["name"] == found["best"])
+    return {key: best[key] for key in ("name", "depth", "accuracy", "interval")}
 
 
 def inspect(

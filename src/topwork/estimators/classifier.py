@@ -222,6 +222,7 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
         plan = make_plan(
             self.plan,
             backbone=None if self.backbone is None else str(self.backbone),
+            weights=self.weights,
             kept=self.kept,
             reused=self.reused,
             frozen=(self.frozen,) if isinstance(self.frozen, str) else tuple(self.frozen),

@@ -19,6 +19,7 @@ from topwork.network.device import choose_device
 from topwork.network.fetch import weights_file
 from topwork.network.loading import Loaded, load_backbone
 from topwork.network.model import code_width
+from topwork.network.shipped import name_or_shipped
 from topwork.network.zoo import Backbone, find_backbone
 from topwork.plan import Plan
 from topwork.trunk.execution import Execution
@@ -41,7 +42,8 @@ class FrozenFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
     `topwork.inspect`).
 
     Args:
-        backbone: the network, as for `topwork.fit`: a name or a folder.
+        backbone: the network, as for `topwork.fit`: a name or a folder; None for the small one that
+            comes with topwork.
         depth: name or number of a cut point, as ``topwork inspect`` prints them; None for L.
         pool: "avg", "token", "token+avg" or "flatten"; None for what the source's own head uses,
             where the layout at the depth allows it.
@@ -74,7 +76,7 @@ class FrozenFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
 
     def __init__(
         self,
-        backbone: str | Path,
+        backbone: str | Path | None = None,
         *,
         depth: Depth | None = None,
         pool: str | None = None,
@@ -159,13 +161,14 @@ class Source:
     size: tuple[int, int] | None = field(compare=False)
 
 
-def source_of(backbone: str | Path, weights: str | Path | None, size: Size) -> Source:
+def source_of(backbone: str | Path | None, weights: str | Path | None, size: Size) -> Source:
     """Return the network of a name, as it is at this moment.
 
     Raises:
         BackboneError: if there is none.
     """
-    found = find_backbone(str(backbone), weights=weights)
+    name = None if backbone is None else str(backbone)
+    found = find_backbone(name_or_shipped(name, weights), weights=weights)
     state: list[int] = []
     if found.weights is not None:
         file = weights_file(found.weights)

@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+from torch import Tensor
 
+from topwork.errors import WeightsError
 from topwork.network.folder import TIMM, WEIGHTS, timm_config
 from topwork.network.inputs import COLORS
 from topwork.network.loading import Loaded, sha256
@@ -28,6 +30,7 @@ def save_backbone(
     *,
     classifier: bool,
     labels: tuple[str, ...] = (),
+    half: bool = False,
 ) -> None:
     """Write a backbone folder; the folder must not exist yet.
 
@@ -38,12 +41,17 @@ def save_backbone(
         classifier: whether the network's own classifier was trained; if not, it is left out, so
             that nobody takes what it says for the source's classes.
         labels: what these are called, where that is known.
+        half: whether to keep matrices and kernels in half precision; vectors, such as a batch
+            norm's statistics, are few and stay as they are.
+
+    Raises:
+        WeightsError: if half precision cannot hold a weight.
     """
     folder.mkdir(parents=True)
     above = len(loaded.chain)
     depth_of = loaded.chain.depth_of_state()
     state = {
-        name: value.contiguous()
+        name: (halved(name, value) if half else value).contiguous()
         for name, value in loaded.chain.network.state_dict().items()
         if classifier or depth_of[name] < above
     }
@@ -64,3 +72,13 @@ def save_backbone(
         if not classifier:
             config["num_classes"] = config["pretrained_cfg"]["num_classes"] = 0
         (folder / TIMM).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def halved(name: str, value: Tensor) -> Tensor:
+    """Return a matrix or kernel in half precision, anything else as it is."""
+    if value.ndim < 2 or not value.is_floating_point():
+        return value
+    rounded = value.half()
+    if not rounded.isfinite().all():
+        raise WeightsError(f"{name} holds values that half precision cannot; leave out --half")
+    return rounded

@@ -17,6 +17,7 @@ from topwork.data.views import Preprocessing
 from topwork.errors import BackboneError, UsageError, did_you_mean
 from topwork.network.catalog import ZooEntry, catalog
 from topwork.network.fetch import WeightsSource, fetch_from_hub
+from topwork.network.shipped import SHIPPED, SHIPPED_FOLDER
 from topwork.network.spec import (
     LIBRARIES,
     OWN_NAMES,
@@ -30,6 +31,7 @@ FORMS = "timm:NAME, torchvision:NAME, topwork:NAME, hf-hub:ORG/NAME or a folder"
 FOLDERS = "a folder in timm's format, one that `topwork pretrain` made, or a model of `topwork fit`"
 BACKBONE_FACTS, BACKBONE_FORMAT = "backbone.json", 1
 MODEL_FACTS = "topwork.json"
+ROOTSTOCK = SHIPPED.removeprefix("topwork:")
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -100,11 +102,11 @@ def _from_bare_name(name: str) -> Backbone:
         return _from_timm(name)
     if name in list_models():
         return _from_torchvision(name)
-    if name in OWN_NAMES:
+    if name in (ROOTSTOCK, *OWN_NAMES):
         return _from_topwork(name)
     if Path(name).exists():
         raise BackboneError(f"{name}: {_why_not_a_folder(Path(name))}")
-    hint = did_you_mean(name, [*timm.list_models(), *list_models(), *OWN_NAMES])
+    hint = did_you_mean(name, [*timm.list_models(), *list_models(), ROOTSTOCK, *OWN_NAMES])
     raise BackboneError(f"no network is called {name!r}{hint or f'; write {FORMS}'}")
 
 
@@ -292,8 +294,11 @@ def _crop_fraction(size: int, resized: int) -> float:
 
 
 def _from_topwork(name: str) -> Backbone:
+    if name == ROOTSTOCK:
+        return replace(_from_own_folder(SHIPPED_FOLDER, BACKBONE_FACTS), name=SHIPPED)
     if name not in OWN_NAMES:
-        raise BackboneError(f"topwork has no network {name!r}{did_you_mean(name, OWN_NAMES)}")
+        hint = did_you_mean(name, [ROOTSTOCK, *OWN_NAMES])
+        raise BackboneError(f"topwork has no network {name!r}{hint}")
     arguments: dict[str, Any] = {"num_classes": 10}
     if name == "small_convnet":
         arguments["channels"] = [16, 32, 64]

@@ -49,6 +49,7 @@ class Request:
         execution: how frozen layers are run.
         seed: of everything that is drawn.
         teacher: a network with pretrained weights to learn from, if the method wants one.
+        half: whether the weights are to be written in half precision.
     """
 
     method: str
@@ -60,6 +61,7 @@ class Request:
     execution: Execution
     seed: int
     teacher: Backbone | None = None
+    half: bool = False
 
 
 def settle_recipe(

@@ -213,13 +213,12 @@ def print_zoo(entries: list[dict[str, Any]]) -> None:
     """Print backbones to choose from."""
     table = Table(box=None)
     table.add_column("name", no_wrap=True)
-    for title in ("parameters", "input", "license", "note"):
+    for title in ("parameters", "mult-adds", "input", "license", "note"):
         table.add_column(title)
     for entry in entries:
         size = f"{entry['input_size']} px"
-        table.add_row(
-            entry["name"], number(entry["parameters"]), size, entry["license"], entry["note"]
-        )
+        costs = [number(entry[key]) for key in ("parameters", "multiply_adds")]
+        table.add_row(entry["name"], *costs, size, entry["license"], entry["note"])
     out_console.print(table)
 
 
@@ -239,6 +238,28 @@ def print_demo(result: dict[str, Any]) -> None:
     print("  topwork zoo                                     networks to choose from")
     print("  topwork fit PHOTOS --backbone NAME --out RUN    a classifier, tested honestly")
     print("  topwork predict RUN IMAGE...                    and used")
+
+
+def print_photos_demo(result: dict[str, Any]) -> None:
+    """Print what the demo found on a user's images, and where it lies."""
+    record = result["record"]
+    print(f"Best depth of {result['backbone']} on the training images, by cross-validation:")
+    for key, who in (("reused", "its own weights"), ("random", "random weights")):
+        found = result[key]
+        low, high = found["interval"]
+        print(f"  {who:15}  {found['accuracy']:.3f} ({low:.3f} to {high:.3f}) at {found['name']}")
+    low, high = record["interval"]
+    print(
+        f"Tested by `topwork fit`: accuracy {record['accuracy']:.3f}, {low:.3f} to {high:.3f},"
+        f" {record['n']} images it has not seen"
+    )
+    print(f"Picture: {result['picture']}")
+    print(f"Run folder: {record['run']}, with report.html")
+    print(f"Took {result['seconds']:.0f} s.")
+    print("Next:")
+    print("  topwork predict RUN IMAGE...                    use it")
+    print("  topwork zoo                                     stronger networks to choose from")
+    print("  topwork fit PHOTOS --backbone NAME --out RUN    the same with one of them")
 
 
 def number(value: float) -> str:

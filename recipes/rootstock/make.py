@@ -1,0 +1,89 @@
+"""Make the backbone that comes with topwork, `topwork:rootstock`.
+
+MobileNetV2 at 224 pixels teaches timm's regnetx_002 at 96 on 16,000 photos whose labels are not
+looked at: its codes and its logits on twelve views of each. Stopped, it goes on where it was.
+
+    python recipes/rootstock/make.py --pack src/topwork/network/rootstock
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import shutil
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import topwork
+from topwork.data.image_set import ImageSet
+from topwork.data.items import images_from_paths
+
+HERE = Path(__file__).resolve().parent
+SHARED = HERE.parents[2] / "shared"
+PHOTOS = ("tiny_imagenet_200x75", "imagenet_1000_photos_160px")
+TEACHER = "mobilenetv2_100"
+STUDENT, SIZE = "timm:regnetx_002", (96, 96)
+LOCAL = ("source", "command", "started_from")
+"""What a card says of the machine that made it."""
+
+
+def main() -> None:
+    """Make the backbone, as far as it has not been made, and pack it if asked to."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, default=SHARED / "data", help="folder of archives")
+    parser.add_argument("--weights", type=Path, default=SHARED / "weights", help="of the teacher")
+    parser.add_argument("--out", type=Path, default=Path("rootstock"), help="folder to work in")
+    parser.add_argument("--pack", type=Path, help="folder to put into what the package needs")
+    args = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    made = args.out / "made"
+    if not made.exists():
+        images = images_from_paths([unpack(args.data, args.out / "photos")])
+        recipe = json.loads((HERE / "recipe.json").read_text(encoding="utf-8"))
+        make(images, args.weights / TEACHER, made, recipe)
+    if args.pack:
+        pack(made, args.pack)
+
+
+def make(images: ImageSet, teacher: Path, out: Path, recipe: dict[str, Any]) -> dict[str, Any]:
+    """Pretrain, or go on with that; return the record."""
+    return topwork.pretrain(
+        images,
+        out,
+        method="distill",
+        backbone=STUDENT,
+        teacher=str(teacher),
+        size=SIZE,
+        recipe=recipe,
+        half=True,
+        resume=True,
+    )
+
+
+def unpack(data: Path, folder: Path) -> Path:
+    """Unpack the archives of photos, unless that has been done; return where."""
+    for name in PHOTOS:
+        whole, part = folder / name, folder / f"{name}.part"
+        if not whole.exists():
+            with zipfile.ZipFile(data / f"{name}.zip") as archive:
+                archive.extractall(part)
+            part.rename(whole)
+    return folder
+
+
+def pack(made: Path, folder: Path) -> None:
+    """Copy what is needed to use the backbone, with a card that says what a user must know."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("model.safetensors", "source_statistics.safetensors", "config.json"):
+        shutil.copyfile(made / name, folder / name)
+    facts = json.loads((made / "backbone.json").read_text(encoding="utf-8"))
+    card = {key: value for key, value in facts["card"].items() if key not in LOCAL}
+    facts["card"] = {**json.loads((HERE / "card.json").read_text(encoding="utf-8")), **card}
+    text = json.dumps(facts, indent=2) + "\n"
+    (folder / "backbone.json").write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+"""The recipe of the backbone that comes with topwork, cut short: does it learn what transfers?"""
+
+import importlib.util
+import json
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from topwork.data.items import images_from_paths
+from topwork.network.shipped import SHIPPED_FOLDER
+
+ROOT = Path(__file__).parents[1]
+SHARED = ROOT / "../shared"
+RECIPE = ROOT / "recipes" / "rootstock"
+needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="photos and weights are not here")
+
+
+@pytest.fixture(scope="module")
+def recipe_script():
+    spec = importlib.util.spec_from_file_location("rootstock_recipe", RECIPE / "make.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_what_is_shipped_was_made_by_the_recipe():
+    recipe = json.loads((RECIPE / "recipe.json").read_text(encoding="utf-8"))
+    card = json.loads((SHIPPED_FOLDER / "backbone.json").read_text(encoding="utf-8"))["card"]
+    phase = recipe.pop("phase")
+    assert phase.items() <= card["recipe"]["phase"].items()
+    assert recipe.pop("method") == card["method"]
+    assert recipe.items() <= card["recipe"].items()
+    assert card["images"] + card["held_out"] == 16_000
+
+
+@needs_shared
+def test_cut_short_it_shows_the_trend(recipe_script, tmp_path):
+    (tmp_path / "photos").mkdir()
+    with zipfile.ZipFile(SHARED / "data" / "tiny_imagenet_200x75.zip") as archive:
+        photos = [name for name in archive.namelist() if name.endswith(".JPEG")][:: 15_000 // 240]
+        archive.extractall(tmp_path / "photos", photos)
+    record = recipe_script.make(
+        images_from_paths([tmp_path / "photos"]),
+        SHARED / "weights" / recipe_script.TEACHER,
+        tmp_path / "made",
+        {"phase": {"epochs": 8, "batch": 16, "rate": 0.003}, "views": 1},
+    )
+    losses = [epoch["loss"] for epoch in record["epochs"]]
+    assert losses[-1] < 0.8 * losses[0]
+    recipe_script.pack(tmp_path / "made", tmp_path / "packed")
+    packed = json.loads((tmp_path / "packed" / "backbone.json").read_text(encoding="utf-8"))
+    assert packed["card"]["terms"]
+    assert str(tmp_path) not in json.dumps(packed)
