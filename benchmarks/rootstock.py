@@ -3,10 +3,11 @@
 Linear heads on the codes of six targets, none of which it was made from: at the depth that the
 profile of the training part chooses, with the kind and strength that cross-validation within it
 chooses, judged by the test part. Beside it are the same network with random weights, SqueezeNet and
-MobileNetV2, the latter two at 224 pixels. Where the data does not say what is for testing, two
-fifths of it are (of neu_steel, all but 10 of a class), drawn anew with each seed; so are random
-weights. Of the gap between random weights and SqueezeNet it should close a half, on the mean of
-the photo sets.
+MobileNetV2, the latter two at 224 pixels. (timm starts a RegNet's residual branches at zero, so
+that with random weights it is its stem and its shortcuts.) Where the data does not say what is for
+testing, two fifths of it are (of neu_steel, all but 10 of a class), drawn anew with each seed; so
+are random weights. Of the gap between random weights and SqueezeNet it should close a half, on the
+mean of the photo sets.
 
 Rows are appended to OUT/rootstock.jsonl; what is there is not done again.
 
@@ -30,6 +31,8 @@ from places import options, require
 from sets import write_set
 from topwork.data.items import open_images
 from topwork.learn.metrics import wilson
+from topwork.network.fetch import weights_file
+from topwork.network.loading import sha256
 from topwork.network.shipped import SHIPPED
 from topwork.network.zoo import Backbone, find_backbone
 from topwork.showing import with_random_weights
@@ -79,7 +82,8 @@ def pairs(
 
 def judged(name: str, who: str, backbone: Backbone, seed: int, data: Path, out: Path) -> dict:
     """Return a row: how many test images the head at the chosen depth is right about."""
-    key = {"set": name, "backbone": who, "seed": seed}
+    weights = sha256(weights_file(backbone.weights)) if backbone.weights else None
+    key = {"set": name, "backbone": who, "seed": seed, "weights": weights}
     log = out / "rootstock.jsonl"
     for row in rows_of(log):
         if key.items() <= row.items():
@@ -100,7 +104,9 @@ def judged(name: str, who: str, backbone: Backbone, seed: int, data: Path, out: 
 def summary(rows: list[dict], ours: str) -> bool:
     """Print the table and what was wanted; say whether that is reached."""
     names = list(dict.fromkeys(row["backbone"] for row in rows))
-    print(f"\n| | {' | '.join(SETS)} |\n|---|{'---|' * len(SETS)}")
+    tested = {row["set"]: row["n"] for row in rows}
+    titles = (f"{name} ({tested[name]} tested)" for name in SETS)
+    print(f"\n| | {' | '.join(titles)} |\n|---|{'---|' * len(SETS)}")
     mean: dict[tuple[str, str], float] = {}
     for who in names:
         cells = []

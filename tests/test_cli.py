@@ -357,7 +357,7 @@ def test_inspect(topwork, backbone) -> None:
 
 def test_zoo(topwork) -> None:
     found = strict_json(topwork("zoo", "--json").out)
-    assert found["backbones"][0]["name"] == "topwork:small_convnet"
+    assert found["backbones"][0]["name"] == "topwork:rootstock"
     printed = topwork("zoo").out
     assert all(entry["name"] in printed for entry in found["backbones"])
     one = strict_json(topwork("zoo", "topwork:small_convnet", "--json").out)

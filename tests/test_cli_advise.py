@@ -136,13 +136,6 @@ def test_a_budget_that_is_no_duration(topwork: Command, asked, budget: str) -> N
         parse_seconds(budget, "--time-budget")
 
 
-@pytest.mark.parametrize("command", ["profile", "advise"])
-def test_a_backbone_must_be_named(topwork: Command, asked, command: str) -> None:
-    result = topwork(command, "d")
-    assert (result.code, result.out) == (2, "")
-    assert result.err == (f"topwork: Missing option '--backbone'; see topwork {command} --help\n")
-
-
 # --- end to end ---------------------------------------------------------------------------------
 
 

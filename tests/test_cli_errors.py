@@ -226,10 +226,10 @@ ROWS = {
         " the data, or do without strict",
     ),
     # The backbone.
-    "no backbone": (
+    "weights of no backbone": (
         nothing,
-        "fit pictures --out run",
-        "no backbone is named; give --backbone (`topwork zoo` lists some)",
+        "fit pictures --weights own.safetensors --out run",
+        "--weights own.safetensors: say with --backbone which network these are of",
     ),
     "unknown backbone": (
         nothing,
@@ -528,7 +528,11 @@ ROWS = {
         "fti pictures",
         "No such command 'fti'. Did you mean 'fit'?; see topwork --help",
     ),
-    "no out": (nothing, "fit pictures", "Missing option '--out'; see topwork fit --help"),
+    "no method": (
+        nothing,
+        "pretrain pictures --backbone topwork:dense --out made",
+        "Missing option '--method'; see topwork pretrain --help",
+    ),
 }
 
 

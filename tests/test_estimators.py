@@ -419,7 +419,7 @@ def test_options_that_make_no_sense(features, photos, choices, error, message):
         ({"plan": "featurs"}, PlanError, "did you mean 'features'"),
         ({"time_budget": 5.0}, UsageError, "time_budget is for finding a plan"),
         ({"plan": "auto", "epochs": 3}, UsageError, "epochs is found out with --plan auto"),
-        ({"backbone": None}, UsageError, "no backbone is named"),
+        ({"backbone": None}, UsageError, "say with --backbone which network"),
         ({"weights": None}, BackboneError, "no pretrained weights are known"),
     ],
 )

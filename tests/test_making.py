@@ -225,7 +225,7 @@ def test_half_precision_is_half_the_size(npz, tmp_path, topwork: Command):
 def test_what_half_precision_cannot_hold_is_not_lost(npz, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.Tensor, "half", lambda value: torch.full_like(value, torch.inf))
     wanted = {"method": "rbm", "backbone": "topwork:dense", "recipe": SMALL}
-    with pytest.raises(WeightsError, match="leave out --half"):
+    with pytest.raises(WeightsError, match="--resume without --half"):
         pretrain(npz, tmp_path / "made", **wanted, half=True)
     assert not (tmp_path / "made").exists()
     record = pretrain(npz, tmp_path / "made", **wanted, resume=True)

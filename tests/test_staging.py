@@ -1,12 +1,13 @@
 """A folder that is there whole or not at all."""
 
 import os
+import time
 from pathlib import Path
 
 import pytest
 
 from topwork.errors import UsageError
-from topwork.staging import STAGED, staged_folder
+from topwork.staging import ABANDONED, STAGED, staged_folder
 
 
 @pytest.fixture
@@ -74,9 +75,11 @@ def test_a_full_disk_is_one_line(tmp_path, unfinished):
 
 
 def test_what_killed_processes_left_goes_and_what_others_write_stays(tmp_path, unfinished):
-    dead, alive = unfinished / f"{STAGED}999999999", unfinished / f"{STAGED}{os.getppid()}"
+    dead, alive = unfinished / f"{STAGED}dead", unfinished / f"{STAGED}alive"
     dead.mkdir()
     alive.mkdir()
+    long_ago = time.time() - 2 * ABANDONED
+    os.utime(dead, (long_ago, long_ago))
     with staged_folder(tmp_path / "out", unfinished) as staged:
         write(staged)
     assert list(unfinished.iterdir()) == [alive]

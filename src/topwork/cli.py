@@ -31,6 +31,7 @@ from topwork.cli_parts import (
     Seed,
     Size,
     WeightsFile,
+    first_free,
     import_verbs,
     parse_seconds,
     track,
@@ -77,7 +78,7 @@ def demo(
     out: Annotated[Path, typer.Option(help="The run folder to make.")] = Path("demo-run"),
     photos: Annotated[
         Path | None,
-        typer.Option(help="Show it on these images, as fit takes them, instead of digits."),
+        typer.Option(help="Show it on these images of one class each, instead of digits."),
     ] = None,
     seed: Seed = 0,
     as_json: Json = False,
@@ -98,7 +99,10 @@ def demo(
 @app.command()
 def fit(
     data: Data,
-    out: Annotated[Path, typer.Option(help="The run folder to make.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="The run folder to make; without it run, or run-2 and so on."),
+    ] = None,
     backbone: BackboneName = None,
     weights: WeightsFile = None,
     plan: Annotated[
@@ -146,7 +150,7 @@ def fit(
 
     record = api.fit(
         data,
-        out,
+        out or first_free(Path("run")),
         plan=plan,
         backbone=backbone,
         weights=weights,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shlex
-from itertools import count
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,6 +22,7 @@ from topwork.cli_parts import (
     Seed,
     Size,
     WeightsFile,
+    first_free,
     import_verbs,
     parse_seconds,
     track,
@@ -203,9 +203,7 @@ def file_to_make(
     if out is None:
         if as_json:
             return None
-        first = Path(default)
-        numbered = (first.with_stem(f"{first.stem}-{number}") for number in count(2))
-        out = first if not first.exists() else next(path for path in numbered if not path.exists())
+        out = first_free(Path(default))
     if out.suffix.lower() not in suffixes:
         raise UsageError(f"--out {out} must end in {' or '.join(suffixes)}")
     if out.exists():

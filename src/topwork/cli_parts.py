@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import importlib
 from collections.abc import Iterable, Sequence
+from itertools import chain, count
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated, TypeVar
@@ -68,6 +69,12 @@ def track(sequence: Sequence[Part], description: str) -> Iterable[Part]:
     from rich.progress import track as rich_track
 
     yield from rich_track(sequence, description, console=err_console, transient=True)
+
+
+def first_free(path: Path) -> Path:
+    """Return a path, or where something is there already the first of those numbered from 2 on."""
+    numbered = (path.with_stem(f"{path.stem}-{number}") for number in count(2))
+    return next(free for free in chain([path], numbered) if not free.exists())
 
 
 def parse_seconds(text: str, option: str) -> float:

@@ -66,8 +66,9 @@ def pretrain(
 ) -> None:
     """Make a backbone from the training images of DATA; labels are mostly not needed.
 
-    It starts from random weights, unless --weights or a folder as --backbone gives others. DATA may
-    also be any folder or zip of images. `fit --backbone OUT` takes what is made.
+    It starts from random weights, unless --weights, or a folder or topwork:rootstock as --backbone
+    gives others. DATA may also be any folder or zip of images. `fit --backbone OUT` takes what is
+    made.
     """
     record = import_verbs("making").pretrain(
         data,

@@ -84,7 +84,7 @@ def pretrain(
         out: the backbone folder to make; must not exist, or be empty.
         method: one of `topwork.pretraining.methods.RECIPES`.
         backbone: the architecture, which starts from random weights; or a folder with weights to
-            start from.
+            start from, or "topwork:rootstock", which has such.
         weights: a file with weights to start from.
         teacher: the pretrained network to distill, a name or a folder.
         teacher_weights: a file with the teacher's weights instead of those published for it.

@@ -11,6 +11,7 @@ from topwork.advising import profile
 from topwork.api import fit, require_free
 from topwork.data.items import open_images
 from topwork.data.loading import Track, untracked
+from topwork.errors import UsageError
 from topwork.network.backbone_folder import save_backbone
 from topwork.network.codes import source_pool
 from topwork.network.device import choose_device
@@ -86,8 +87,9 @@ def run_photos_demo(
         track: shows progress.
 
     Returns:
-        plain data: ``reused`` and ``random`` (a depth's name, its accuracy with interval, n: the
-        best one's of each), ``record`` (of the run), ``picture``, ``seconds``.
+        plain data: ``backbone``, ``reused`` and ``random`` (of its own weights and of random ones
+            the best depth: name, accuracy with interval, n), ``record`` (of the run), ``picture``,
+            ``seconds``.
 
     Raises:
         TopworkError: one of its kinds, for anything the user can mend.
@@ -98,14 +100,18 @@ def run_photos_demo(
     out = Path(out)
     require_free(out)
     images = open_images(data)
+    if images.multilabel:
+        raise UsageError(
+            f"--photos {data}: the demo is for images of one class each; for several labels:"
+            f" topwork fit {data} --head sigmoid"
+        )
     shipped = find_backbone(SHIPPED)
     with TemporaryDirectory() as folder:
         control = with_random_weights(shipped, Path(folder) / "random", seed)
         both = profile(images, backbone=(shipped, control), seed=seed, track=track)
-    out.mkdir(parents=True, exist_ok=True)
+    record = fit(images, out / "run", backbone=shipped, seed=seed, track=track)
     picture = out / "profile.png"
     draw_profile(both["profiles"], picture)
-    record = fit(images, out / "run", backbone=shipped, seed=seed, track=track)
     reused, random = (best_depth(found) for found in both["profiles"])
     return {
         "backbone": SHIPPED,
@@ -121,13 +127,13 @@ def with_random_weights(backbone: Backbone, folder: Path, seed: int) -> Backbone
     """Return a backbone with random weights instead of its own, written to a folder."""
     plan = Plan(backbone.name, reused="0", phases=(Phase(frozen="input", epochs=1),))
     save_backbone(folder, load_backbone(backbone, plan, seed), {}, classifier=False)
-    return replace(find_backbone(str(folder)), name=f"{backbone.name}, random weights")
+    return replace(find_backbone(str(folder)), name="random weights")
 
 
 def best_depth(found: dict[str, Any]) -> dict[str, Any]:
     """Return what a profile says of its best depth."""
     best = next(depth for depth in found["depths"] if depth["name"] == found["best"])
-    return {key: best[key] for key in ("name", "depth", "accuracy", "interval")}
+    return {key: best[key] for key in ("name", "depth", "accuracy", "interval", "n")}
 
 
 def inspect(

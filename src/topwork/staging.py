@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import shutil
+import time
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,6 +14,8 @@ from safetensors import SafetensorError
 from topwork.errors import UsageError
 
 STAGED = "staged-"
+ABANDONED = 24 * 3600
+"""Seconds after which a folder that is not in place yet belongs to nobody."""
 
 
 @contextmanager
@@ -29,7 +32,7 @@ def staged_folder(asked: Path, unfinished: Path, done_with: Sequence[Path] = ())
     """
     out = asked.resolve()
     remove_abandoned(unfinished)
-    staged = unfinished / f"{STAGED}{os.getpid()}"
+    staged = unfinished / f"{STAGED}{uuid.uuid4().hex}"
     try:
         yield staged
         if out.exists():
@@ -50,11 +53,8 @@ def staged_folder(asked: Path, unfinished: Path, done_with: Sequence[Path] = ())
 
 
 def remove_abandoned(unfinished: Path) -> None:
-    """Remove folders that processes were writing when they were killed."""
-    if os.name == "nt":
-        return  # there is no way to ask after a process there: os.kill would end it
+    """Remove folders that processes left behind when they were killed."""
     for folder in unfinished.glob(f"{STAGED}*"):
-        try:
-            os.kill(int(folder.name.removeprefix(STAGED)), 0)
-        except (OSError, ValueError):
-            shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError):
+            if time.time() - folder.stat().st_mtime > ABANDONED:
+                shutil.rmtree(folder, ignore_errors=True)

@@ -19,7 +19,7 @@ from topwork.network.device import choose_device
 from topwork.network.fetch import weights_file
 from topwork.network.loading import Loaded, load_backbone
 from topwork.network.model import code_width
-from topwork.network.shipped import name_or_shipped
+from topwork.network.shipped import SHIPPED
 from topwork.network.zoo import Backbone, find_backbone
 from topwork.plan import Plan
 from topwork.trunk.execution import Execution
@@ -167,8 +167,7 @@ def source_of(backbone: str | Path | None, weights: str | Path | None, size: Siz
     Raises:
         BackboneError: if there is none.
     """
-    name = None if backbone is None else str(backbone)
-    found = find_backbone(name_or_shipped(name, weights), weights=weights)
+    found = find_backbone(SHIPPED if backbone is None else str(backbone), weights=weights)
     state: list[int] = []
     if found.weights is not None:
         file = weights_file(found.weights)

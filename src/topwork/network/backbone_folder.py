@@ -20,7 +20,7 @@ from topwork.errors import WeightsError
 from topwork.network.folder import TIMM, WEIGHTS, timm_config
 from topwork.network.inputs import COLORS
 from topwork.network.loading import Loaded, sha256
-from topwork.network.zoo import BACKBONE_FACTS, BACKBONE_FORMAT
+from topwork.network.zoo import BACKBONE_FACTS, BACKBONE_FORMAT, OF_PUBLISHED_WEIGHTS
 
 
 def save_backbone(
@@ -69,6 +69,9 @@ def save_backbone(
     spec = loaded.backbone.spec
     if spec.library == "timm" and spec.channels == COLORS:
         config = timm_config(loaded, labels)
+        facts_of_ours = config["pretrained_cfg"]
+        for key in OF_PUBLISHED_WEIGHTS:
+            facts_of_ours.pop(key, None)
         if not classifier:
             config["num_classes"] = config["pretrained_cfg"]["num_classes"] = 0
         (folder / TIMM).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
@@ -80,5 +83,7 @@ def halved(name: str, value: Tensor) -> Tensor:
         return value
     rounded = value.half()
     if not rounded.isfinite().all():
-        raise WeightsError(f"{name} holds values that half precision cannot; leave out --half")
+        raise WeightsError(
+            f"{name} holds values that half precision cannot; give --resume without --half"
+        )
     return rounded

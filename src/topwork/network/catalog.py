@@ -14,8 +14,8 @@ class ZooEntry:
     """One recommended backbone.
 
     Attributes:
-        name: what to give as ``--backbone``; of timm's with the tag of the weights, so that the
-            name goes on meaning the same ones.
+        name: what to give as ``--backbone``; of timm's with the tag of the weights, as timm may
+            come to mean others without one.
         parameters: of the whole network, the source's head included.
         multiply_adds: of one image at ``input_size``, the source's head left out.
         input_size: height and width in pixels that its source used.
@@ -77,7 +77,7 @@ ENTRIES = (
         "timm:mobilenetv3_small_100.lamb_in1k",
         *(2_542_856, 55_486_400, 224),
         APACHE,
-        "fastest on a CPU among these",
+        "fastest on a CPU of those at 224 px",
     ),
     ZooEntry(
         "timm:mobilenetv2_100.ra_in1k",

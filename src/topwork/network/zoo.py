@@ -31,6 +31,10 @@ FORMS = "timm:NAME, torchvision:NAME, topwork:NAME, hf-hub:ORG/NAME or a folder"
 FOLDERS = "a folder in timm's format, one that `topwork pretrain` made, or a model of `topwork fit`"
 BACKBONE_FACTS, BACKBONE_FORMAT = "backbone.json", 1
 MODEL_FACTS = "topwork.json"
+OF_PUBLISHED_WEIGHTS = (
+    *("license", "description", "origin_url", "paper_ids", "paper_name", "notes", "tag"),
+)
+"""What timm's facts say of its weights, and not of the architecture."""
 ROOTSTOCK = SHIPPED.removeprefix("topwork:")
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -72,8 +76,7 @@ def find_backbone(name: str, *, weights: str | Path | None = None) -> Backbone:
         return backbone
     # The published weights' license and origin say nothing about another file.
     config = backbone.about.get("pretrained_cfg", {})
-    published = ("license", "description", "origin_url", "paper_ids", "paper_name", "notes", "tag")
-    facts = {"pretrained_cfg": {k: v for k, v in config.items() if k not in published}}
+    facts = {"pretrained_cfg": {k: v for k, v in config.items() if k not in OF_PUBLISHED_WEIGHTS}}
     own = WeightsSource("file", str(weights))
     return replace(backbone, weights=own, about=facts if config else {})
 

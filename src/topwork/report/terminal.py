@@ -243,7 +243,8 @@ def print_demo(result: dict[str, Any]) -> None:
 def print_photos_demo(result: dict[str, Any]) -> None:
     """Print what the demo found on a user's images, and where it lies."""
     record = result["record"]
-    print(f"Best depth of {result['backbone']} on the training images, by cross-validation:")
+    count = result["reused"]["n"]
+    print(f"Best depth of {result['backbone']} on {count} training images, by cross-validation:")
     for key, who in (("reused", "its own weights"), ("random", "random weights")):
         found = result[key]
         low, high = found["interval"]
