@@ -232,3 +232,24 @@ def test_parameter_without_gradient_is_refused_by_name():
     network[0].weight.requires_grad = False
     with pytest.raises(UsageError, match=r"parameter 0\.weight takes no gradient; .* cut"):
         run(network)
+
+
+def test_bfloat16_is_of_products_alone() -> None:
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(32, 6, generator=generator)
+    labels = (inputs.sum(1) > 0).long()
+    losses = {}
+    for precision in ("float32", "auto", "bfloat16"):
+        torch.manual_seed(0)
+        network = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 2))
+        phase = Phase(epochs=5, rate=0.01, batch=16, precision=precision)
+        losses[precision] = [epoch.loss for epoch in train(network, inputs, labels, phase, seed=0)]
+        assert {value.dtype for value in network.parameters()} == {torch.float32}
+    assert losses["auto"] == losses["float32"]
+    assert losses["bfloat16"] != losses["float32"]
+    assert losses["bfloat16"] == pytest.approx(losses["float32"], rel=0.02)
+
+
+def test_a_precision_is_one_that_is_known() -> None:
+    with pytest.raises(PlanError, match="precision"):
+        Phase(precision="half")

@@ -1,6 +1,7 @@
 """Backbones that are made: the verb, the folder, the command line, and taking one up again."""
 
 import json
+import os
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -119,8 +120,9 @@ def test_an_interrupted_one_goes_on_to_the_same_bytes(npz, tmp_path, monkeypatch
         make(tmp_path / "broken", resume=True, seed=1)
     with pytest.raises(UsageError, match="another size of images"):
         make(tmp_path / "broken", resume=True, size=(28, 28))
-    abandoned = tmp_path / "broken.unfinished" / "staged-999999999"
-    abandoned.mkdir()  # by a process that was killed while it wrote
+    abandoned = tmp_path / "broken.unfinished" / "staged-0"
+    abandoned.mkdir()  # by a process that was killed while it wrote, long ago
+    os.utime(abandoned, (0, 0))
     make(tmp_path / "broken", resume=True)
     whole, resumed = (
         (tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "broken")

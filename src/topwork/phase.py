@@ -9,6 +9,7 @@ from topwork.errors import PlanError, did_you_mean
 
 OPTIMIZERS = ("sgd", "adamw", "adam", "nadam", "radam", "rmsprop", "adagrad")
 BATCH_NORMS = ("auto", "source", "batch")
+PRECISIONS = ("auto", "float32", "bfloat16")
 SCHEDULES = ("cosine", "constant")
 MIXES = ("none", "mixup", "cutmix")
 BALANCES = ("none", "loss", "sampling")
@@ -87,6 +88,9 @@ class Phase:
         batch_norm: whether reused batch norms keep the source's statistics ("source"), learn
             the target's ("batch"), or what the amount of data allows ("auto"). New and
             re-initialized ones always learn the target's.
+        precision: of products and convolutions in training: "float32", "bfloat16" (on processors
+            with instructions for it large batches are much faster so; on others far slower), or
+            "auto": bfloat16 on a GPU that computes in it, else float32. Weights are float32.
     """
 
     frozen: str | None = None
@@ -111,6 +115,7 @@ class Phase:
     pull: float = 0.0
     average: float = 0.0
     batch_norm: str = "auto"
+    precision: str = "auto"
 
     def __post_init__(self) -> None:
         for name, allowed in (
@@ -119,6 +124,7 @@ class Phase:
             ("mix", MIXES),
             ("balance", BALANCES),
             ("batch_norm", BATCH_NORMS),
+            ("precision", PRECISIONS),
         ):
             require(name, getattr(self, name), allowed)
         legal = {

@@ -322,7 +322,7 @@ def take_step(training: Training, inputs: tuple[Tensor, ...], targets: Tensor, s
         part = slice(first, first + at_once)
         if len(targets[part]) == 1:  # It has no variance. Parts of one come last in an epoch.
             use_running_statistics(network)
-        with mixed_precision(inputs[0].device):
+        with mixed_precision(inputs[0].device, phase.precision):
             scores = network(*(value[part] for value in inputs)).float()
         losses = training.objective.loss(scores, targets[part])
         (losses.sum() / len(targets)).backward()
@@ -390,14 +390,15 @@ def evaluate(network: nn.Module, inputs: Tensor, labels: Tensor) -> tuple[float,
     return float(losses.mean()), float(right.mean())
 
 
-def mixed_precision(device: torch.device) -> torch.autocast:
-    """Return the precision of forward passes: bfloat16 where the device really computes in it.
+def mixed_precision(device: torch.device, precision: str) -> torch.autocast:
+    """Return the precision of forward passes, as `Phase.precision` asks for it.
 
-    CPUs are left out: with their caches well used, those that have instructions for bfloat16 were
-    no faster with it (docs/log.md), and those without are many times slower.
+    "auto" leaves CPUs out: in the small parts that suit their caches, those that have instructions
+    for bfloat16 were no faster with it (docs/log.md), and those without are many times slower.
     """
     usable = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.autocast(device.type, torch.bfloat16, enabled=usable)
+    wanted = usable if precision == "auto" else precision == "bfloat16"
+    return torch.autocast(device.type, torch.bfloat16, enabled=wanted)
 
 
 def all_finite(network: nn.Module) -> bool:

@@ -169,7 +169,7 @@ def train_stretch(
         "batch_norm": statistics.record(),
         "inputs": inputs.settled,
         "at_once": training.at_once,
-        "precision": "bfloat16" if mixed_precision(device)._enabled else "float32",
+        "precision": "bfloat16" if mixed_precision(device, phase.precision)._enabled else "float32",
         "start": start,
         "epochs": [asdict(epoch) for epoch in training.epochs],
         "best": {

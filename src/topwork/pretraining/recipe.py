@@ -12,7 +12,7 @@ from topwork.phase import Phase
 
 PHASE_KEYS = (
     *("epochs", "batch", "at_once", "optimizer", "rate", "momentum", "weight_decay", "warmup"),
-    *("schedule", "clip", "label_smoothing"),
+    *("schedule", "clip", "label_smoothing", "precision"),
 )
 """What of a phase means something where no layers are reused and nothing is chosen by a score."""
 
