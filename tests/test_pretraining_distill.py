@@ -26,6 +26,7 @@ from topwork.pretraining.distill import (
     Student,
     classifier_of,
     divergence,
+    mixed,
     pretrain_distill,
     seeing,
 )
@@ -92,6 +93,32 @@ def test_loss_and_gradient_follow_their_definition() -> None:
         total = total + loss
     total.backward()
     torch.testing.assert_close(kept, layers.weight.grad, rtol=1e-3, atol=1e-5)
+
+
+def test_images_and_codes_are_mixed_alike() -> None:
+    torch.manual_seed(0)
+    codes = torch.eye(64)
+    pixels = torch.arange(64.0).view(64, 1, 1, 1).expand(64, 3, 2, 2)
+    blended, read = mixed(pixels, codes, 1.0)
+    torch.testing.assert_close(read.sum(1), torch.ones(64))
+    assert ((read > 0).sum(1) <= 2).all()
+    told = read @ torch.arange(64.0)  # what the codes say was mixed with what
+    torch.testing.assert_close(blended, told.view(64, 1, 1, 1).expand(64, 3, 2, 2))
+    shares = read.diagonal()
+    assert 0.3 < shares.mean() < 0.7
+    assert shares.min() < 0.2
+
+
+def test_images_are_mixed_in_training_alone() -> None:
+    generator = torch.Generator().manual_seed(1)
+    pixels, codes = (torch.randn(5, *shape, generator=generator) for shape in ((3, 2, 2), (4,)))
+    scale = Scale(torch.zeros(4), torch.ones(4))
+    student = Student(nn.Identity(), nn.Flatten(), 12, scale, mix_strength=1.0)
+    plain = Student(nn.Identity(), nn.Flatten(), 12, scale)
+    plain.load_state_dict(student.state_dict())
+    student.train()
+    assert not torch.equal(student(pixels, codes), plain(pixels, codes))
+    assert torch.equal(student.eval()(pixels, codes), plain(pixels, codes))
 
 
 def test_what_the_teacher_says_is_what_its_network_says(tmp_path: Path) -> None:
@@ -213,7 +240,8 @@ def test_codes_alone_where_logits_do_not_count(tmp_path: Path) -> None:
 
 
 def test_an_interruption_changes_nothing(tmp_path: Path) -> None:
-    assert_resumes(tmp_path, SHORT, 8, teacher=teacher_in(tmp_path))
+    recipe = replace(SHORT, mix_strength=1.0)
+    assert_resumes(tmp_path, recipe, 8, teacher=teacher_in(tmp_path))
 
 
 def test_another_teacher_is_another_pretraining(tmp_path: Path) -> None:
@@ -279,6 +307,7 @@ def test_a_teacher_is_needed(tmp_path: Path) -> None:
         ({"temperature": 0.0}, "temperature is 0"),
         ({"least_area": 0.0}, "least_area"),
         ({"logits": -1.0}, "logits"),
+        ({"mix_strength": -1.0}, "mix_strength"),
     ],
 )
 def test_impossible_recipes(change: dict, text: str) -> None:

@@ -60,6 +60,9 @@ class DistillRecipe(Recipe):
         flip: whether half of those are mirrored, left for right.
         logits: weight of what the teacher's classifier says, beside its codes; 0 for codes alone.
         temperature: that both classifiers' logits are divided by.
+        mix_strength: above 0, images of a batch are mixed with each other and so are their
+            teacher's codes (mixup, Zhang et al. 2018), by shares from a Beta distribution of which
+            both parameters are this: 1 draws them evenly. Few images are then not learned by heart.
     """
 
     phase: Phase = field(
@@ -73,11 +76,14 @@ class DistillRecipe(Recipe):
     flip: bool = True
     logits: float = 1.0
     temperature: float = 2.0
+    mix_strength: float = 0.0
 
     def __post_init__(self) -> None:
         require_positive(self, "views", "temperature")
-        if not 0 < self.least_area <= 1 or self.logits < 0:
-            raise PlanError("recipe: least_area is a share up to 1, and logits is not negative")
+        if not 0 < self.least_area <= 1:
+            raise PlanError("recipe: least_area is a share above 0, up to 1")
+        if min(self.logits, self.mix_strength) < 0:
+            raise PlanError("recipe: logits and mix_strength are not negative")
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,6 +118,7 @@ class Student(nn.Module):
         head: weight [classes, D] and bias [classes] of the teacher's.
         temperature: T.
         weight: of the logits' part of the loss.
+        mix_strength: as in `DistillRecipe`.
     """
 
     mean: Tensor
@@ -130,11 +137,12 @@ class Student(nn.Module):
         head: tuple[Tensor, Tensor] | None = None,
         temperature: float = 1.0,
         weight: float = 1.0,
+        mix_strength: float = 0.0,
     ) -> None:
         super().__init__()
         self.layers, self.pool, self.classifier = layers, pool, classifier
         self.reader = nn.Linear(width, len(scale.mean))
-        self.temperature, self.weight = temperature, weight
+        self.temperature, self.weight, self.mix_strength = temperature, weight, mix_strength
         self.register_buffer("mean", scale.mean)
         self.register_buffer("deviation", scale.deviation)
         if head:
@@ -148,6 +156,8 @@ class Student(nn.Module):
             pixels: normalized for the student.
             codes: the teacher's, of the same views.
         """
+        if self.training and self.mix_strength:
+            pixels, codes = mixed(pixels, codes, self.mix_strength)
         values = self.layers(pixels)
         read = self.reader(self.pool(values)).float()
         losses = (read - (codes - self.mean) / self.deviation).square().mean(1)
@@ -159,6 +169,23 @@ class Student(nn.Module):
             losses = losses + self.weight * divergence(given, wanted, self.temperature)
             agree = (given.argmax(1) == wanted.argmax(1)).to(losses.dtype)
         return torch.stack([losses, agree], 1)
+
+
+def mixed(pixels: Tensor, codes: Tensor, strength: float) -> tuple[Tensor, Tensor]:
+    """Return images mixed with others of the batch, and their codes by the same shares.
+
+    What a linear classifier says of mixed codes is the mixture of what it says of each.
+
+    Args:
+        pixels: [n, C, H, W].
+        codes: [n, D].
+        strength: both parameters of the Beta distribution that each image's share is drawn from.
+    """
+    count, device = len(codes), codes.device
+    shares = torch.distributions.Beta(strength, strength).sample((count, 1)).to(device)
+    others = torch.randperm(count).to(device)
+    blended = torch.lerp(pixels[others], pixels, shares.view(-1, 1, 1, 1))
+    return blended, torch.lerp(codes[others], codes, shares)
 
 
 def divergence(given: Tensor, wanted: Tensor, temperature: float) -> Tensor:
@@ -243,6 +270,7 @@ def student_of(
             head=head,
             temperature=recipe.temperature,
             weight=recipe.logits,
+            mix_strength=recipe.mix_strength,
         )
 
 
