@@ -11,7 +11,6 @@ from topwork.advising import profile
 from topwork.api import fit, require_free
 from topwork.data.items import open_images
 from topwork.data.loading import Track, untracked
-from topwork.errors import UsageError
 from topwork.network.backbone_folder import save_backbone
 from topwork.network.codes import source_pool
 from topwork.network.device import choose_device
@@ -88,8 +87,8 @@ def run_photos_demo(
 
     Returns:
         plain data: ``backbone``, ``reused`` and ``random`` (of its own weights and of random ones
-            the best depth: name, accuracy with interval, n), ``record`` (of the run), ``picture``,
-            ``seconds``.
+            the best depth: name, accuracy with interval and n, log-loss), ``record`` (of the run),
+            ``picture``, ``seconds``.
 
     Raises:
         TopworkError: one of its kinds, for anything the user can mend.
@@ -100,11 +99,6 @@ def run_photos_demo(
     out = Path(out)
     require_free(out)
     images = open_images(data)
-    if images.multilabel:
-        raise UsageError(
-            f"--photos {data}: the demo is for images of one class each; for several labels:"
-            f" topwork fit {data} --head sigmoid"
-        )
     shipped = find_backbone(SHIPPED)
     with TemporaryDirectory() as folder:
         control = with_random_weights(shipped, Path(folder) / "random", seed)
@@ -133,7 +127,7 @@ def with_random_weights(backbone: Backbone, folder: Path, seed: int) -> Backbone
 def best_depth(found: dict[str, Any]) -> dict[str, Any]:
     """Return what a profile says of its best depth."""
     best = next(depth for depth in found["depths"] if depth["name"] == found["best"])
-    return {key: best[key] for key in ("name", "depth", "accuracy", "interval", "n")}
+    return {key: best[key] for key in ("name", "depth", "accuracy", "interval", "n", "loss")}
 
 
 def inspect(
