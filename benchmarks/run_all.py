@@ -11,6 +11,8 @@ from places import options, require
 SCRIPTS = (
     "reference_depths.py",
     "fit_speed.py",
+    "first_fit.py",
+    "rootstock.py",
     "frozen_cost.py",
     "peers.py",
     "plans.py",
