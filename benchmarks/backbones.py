@@ -27,11 +27,19 @@ def made(
             another, as when a default has changed since.
         **options: for `topwork.pretrain`.
     """
-    wanted = settle_recipe(method, recipe_of(method), recipe, None, None)[0].to_dict()
+    wanted = whole(method, recipe)
     file = folder / "record.json"
     if not file.exists():
         return topwork.pretrain(data, folder, method=method, recipe=recipe, resume=True, **options)
     record = json.loads(file.read_text(encoding="utf-8"))
-    if record["recipe"] != json.loads(json.dumps(wanted)):
+    if whole(method, record["recipe"]) != wanted:
         sys.exit(f"{folder} was made by another recipe; remove it and its rows, or name another")
     return dict(record)
+
+
+def whole(method: str, recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a recipe with what it leaves to today's defaults, as plain data.
+
+    What is missing in the record of an older version was not there to be chosen then.
+    """
+    return settle_recipe(method, recipe_of(method), recipe, None, None)[0].to_dict()
