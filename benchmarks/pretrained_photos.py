@@ -1,11 +1,11 @@
 """Small photos, most of them without labels: what pretraining gains, by method.
 
 The third of CIFAR-10 of ../shared, 32 pixels, ResNet-20. Each method pretrains once on the training
-photos, none of them labeled for it, for half an hour on two cores (the epochs are fixed, so that
-the weights do not depend on the machine). Then 17 labels a class are drawn (1 %), and 167 (10 %),
-three times, and two plans learn from them: a linear probe on frozen codes at L, and that head
-followed by training all layers at a small rate. Beside them the same two on random weights, and
-training from scratch, which gets four times the epochs. All see the same views (random crops,
+photos, none of them labeled for it, for at most half an hour on two cores (the epochs are fixed, so
+that the weights do not depend on the machine). Then 17 labels a class are drawn (1 %), and 167
+(10 %), three times, and two plans learn from them: a linear probe on frozen codes at L, and that
+head followed by training all layers at a small rate. Beside them the same two on random weights,
+and training from scratch, which gets four times the epochs. All see the same views (random crops,
 mirrored or not) and are tested on the same photos. The gain over scratch is paired by draw, its
 interval Student's t over the draws.
 

@@ -5,7 +5,7 @@ once and scored on test images that no choice looks at. Which candidate was best
 random half of the test images, and both it and the recommended one are scored on the other half:
 the difference is the regret, here the mean of 20 halvings. Fixed rules are judged in the same way.
 The table goes into docs/regret.md. Fits and advice that are there already are not repeated; with
-an empty folder they take about two hours on two cores.
+an empty folder they take one to two hours on two cores.
 
     OMP_NUM_THREADS=1 python benchmarks/regret.py
     python benchmarks/regret.py --stage table

@@ -162,6 +162,8 @@ def test_a_timm_network_opens_in_plain_timm(tmp_path):
     state = read_state(made / "model.safetensors")
     body = {k: v for k, v in opened.state_dict().items() if not k.startswith("fc.")}
     assert body.keys() == state.keys()  # what was not trained is not there
+    config = json.loads((made / "config.json").read_text())["pretrained_cfg"]
+    assert not {"license", "origin_url", "tag"} & config.keys()  # those are of timm's own weights
     assert all(torch.equal(value, state[name]) for name, value in body.items())
 
 

@@ -34,6 +34,14 @@ def test_what_is_shipped_was_made_by_the_recipe():
     assert card["images"] + card["held_out"] == 15_844
 
 
+def test_classes_of_what_we_measure_on_are_left_out(recipe_script, tmp_path):
+    names = ("a/n02206856_1.JPEG", "b/n02219486_ant.jpg", "a/n01443537_0.JPEG", "b/notes.txt")
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert recipe_script.photos_in(tmp_path) == [tmp_path / "a/n01443537_0.JPEG"]
+
+
 @needs_shared
 def test_cut_short_it_shows_the_trend(recipe_script, tmp_path):
     (tmp_path / "photos").mkdir()
