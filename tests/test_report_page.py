@@ -36,6 +36,7 @@ from topwork.report.page import (
 from topwork.report.record import results
 from topwork.report.scales import Scale, linear, logarithmic, named
 from topwork.report.sections import sections
+from topwork.report.terminal import trunk_use
 from topwork.report.words import amount, limits, percent
 
 KINDS: dict[str, dict[str, Any]] = {
@@ -609,3 +610,17 @@ def test_names_are_thinned_but_the_chosen_stay(count: int) -> None:
     assert f"name {chosen}" in labels
     assert len(labels) <= 26
     assert Scale(-0.5, count - 0.5).place(chosen) in [tick.place for tick in scale.ticks]
+
+
+@pytest.mark.parametrize("advised", [False, True])
+@pytest.mark.parametrize("computed", [0, 7])
+def test_finding_the_plan_is_not_counted(advised: bool, computed: int) -> None:
+    record = {
+        "advice": {"seconds": 1.0} if advised else None,
+        "cached_codes": {"computed": computed},
+    }
+
+    said = trunk_use(record)
+
+    assert ("once the plan was found" in said) == advised
+    assert ("7 views" in said) == (computed == 7)

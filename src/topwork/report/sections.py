@@ -276,6 +276,7 @@ def notes(record: dict[str, Any]) -> list[str]:
 def run(record: dict[str, Any]) -> dict[str, Any]:
     """Return how the run came about: steps, machine, versions, command."""
     timings, machine, cached = record["timings"], record["machine"], record["cached_codes"]
+    use = trunk_use(record)
     longest = max(timings.values(), default=0) or 1
     weights = record["backbone"]["weights"]
     return {
@@ -294,7 +295,7 @@ def run(record: dict[str, Any]) -> dict[str, Any]:
             *([("their SHA-256", weights["sha256"])] if weights else []),
             ("tensors", record["backbone"]["accounting"]),
         ],
-        "cache": trunk_use(cached)[:1].upper() + trunk_use(cached)[1:] + ".",
+        "cache": f"{use[:1].upper()}{use[1:]}.",
         "compared": (
             f"{counted(cached['compared'], 'test image')} went by way of the cache too:"
             f" {metric_name(record['metric'])} {amount(record['metric'], cached['value'])} there,"

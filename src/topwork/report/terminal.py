@@ -59,17 +59,19 @@ def print_fit(record: dict[str, Any]) -> None:
     for number, phase in enumerate(record["phases"], 1):
         print_phase(phase, number)
     print_metrics(record["test"])
-    print(f"{record['seconds']:.1f} s; {trunk_use(record['cached_codes'])}")
+    print(f"{record['seconds']:.1f} s; {trunk_use(record)}")
     print(f"run folder: {record['run']}")
     print(f"report: {record['run']}/report.html")
     print(f"next: topwork predict {record['run']} IMAGE...")
 
 
-def trunk_use(cache: dict[str, Any]) -> str:
-    """Say how often the trunk ran."""
-    if not cache["computed"]:
-        return "no image went through the trunk: all came from the cache"
-    return f"{cache['computed']} views of images went through the trunk; what was cached did not"
+def trunk_use(record: dict[str, Any]) -> str:
+    """Say how often a fit ran the trunk; what finding its plan took is not counted."""
+    count = record["cached_codes"]["computed"]
+    when = " once the plan was found" if record.get("advice") else ""
+    if not count:
+        return f"no image went through the trunk{when}: all came from the cache"
+    return f"{count} views of images went through the trunk{when}; what was cached did not"
 
 
 def print_phase(phase: dict[str, Any], number: int) -> None:
