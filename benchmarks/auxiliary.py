@@ -89,7 +89,7 @@ def main() -> int:
             for count in COUNTS:
                 for draw in range(args.draws):
                     fit_all(name, task, backbone, count, draw, log)
-                helped.append(summary(name, count, rows_of(log), args.draws))
+                helped.append(summary(backbone.name, count, rows_of(log), args.draws))
     print("PASS" if all(helped) else "FAIL")
     return not all(helped)
 
@@ -199,9 +199,9 @@ def rows_of(log: Path) -> list[dict]:
     return [json.loads(line) for line in lines if line.endswith("}")]
 
 
-def summary(name: str, count: int, rows: Sequence[dict], draws: int) -> bool:
+def summary(task: str, count: int, rows: Sequence[dict], draws: int) -> bool:
     """Print accuracies and gains over training from scratch; say if the better one is sure."""
-    of_way = {way: values_of(name, count, way, rows, draws) for way in WAYS}
+    of_way = {way: values_of(task, count, way, rows, draws) for way in WAYS}
     scratch = of_way["scratch"]
     sure = False
     text = [f"from scratch {scratch.mean():.3f}"]
@@ -212,18 +212,14 @@ def summary(name: str, count: int, rows: Sequence[dict], draws: int) -> bool:
             f"{way} {of_way[way].mean():.3f}, {100 * gain:+.1f} points"
             f" ({100 * (gain - half):+.1f} to {100 * (gain + half):+.1f})"
         )
-    print(f"{name}, {count} labels a class, {draws} draws: {'; '.join(text)}", flush=True)
+    print(f"{task}, {count} labels a class, {draws} draws: {'; '.join(text)}", flush=True)
     return sure
 
 
-def values_of(name: str, count: int, way: str, rows: Sequence[dict], draws: int) -> np.ndarray:
+def values_of(task: str, count: int, way: str, rows: Sequence[dict], draws: int) -> np.ndarray:
     """Return the accuracies of a way, draw by draw."""
-    wanted = {"count": count, "way": way}
-    found = {
-        row["draw"]: row["value"]
-        for row in rows
-        if row["task"].startswith(name) and wanted.items() <= row.items()
-    }
+    wanted = {"task": task, "count": count, "way": way}
+    found = {row["draw"]: row["value"] for row in rows if wanted.items() <= row.items()}
     return np.array([found[draw] for draw in range(draws)])
 
 

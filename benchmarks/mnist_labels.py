@@ -4,7 +4,7 @@ Of the 60,000 training images 100, 1,000 or 10,000 have labels, as many of each 
 times; all of them, unlabeled, are pretrained on once by each method. Dense layers
 (784-500-500-2000) take Boltzmann machines and denoising autoencoders, which know nothing of
 geometry; a small ConvNet takes the others. The same network is trained from random weights on the
-same labels, with as many epochs at a rate of its own; pretrained ones get the head first, solved on
+same labels, with as many epochs at the same rate; pretrained ones get the head first, solved on
 frozen codes. Errors are those of the shipped models on 2,000 of the test images, always the same.
 
 What was done is kept in OUT and not done again.
@@ -27,7 +27,7 @@ import numpy as np
 
 import topwork
 from auxiliary import digits, few_labels, interval, rows_of
-from backbones import made
+from backbones import digest, made
 from mnist import ARGUMENTS
 from places import options, require
 from topwork.network.zoo import Backbone, find_backbone
@@ -55,8 +55,8 @@ class Method:
 METHODS = {
     "rbm": Method(DENSE, {"arguments": ARGUMENTS, "phase": {"epochs": 8}}),
     "autoencoder": Method(DENSE, {"arguments": ARGUMENTS, "phase": {"epochs": 8}}),
-    "contrastive": Method(CONV, {"phase": {"epochs": 6}}),
-    "rotation": Method(CONV, {"phase": {"epochs": 3}}),
+    "contrastive": Method(CONV, {"phase": {"epochs": 6}, "flip": False}),  # digits are not mirrored
+    "rotation": Method(CONV, {"phase": {"epochs": 3}, "flip": False}),
     "masked": Method(CONV, {"phase": {"epochs": 6}}),
     "gan": Method(CONV, {"phase": {"epochs": 4}}),
 }
@@ -95,7 +95,10 @@ def fit_once(
     start: str, network: str, count: int, draw: int, archive: Path, out: Path, log: Path
 ) -> None:
     """Fit a draw of labels, unless the log has it, and append a row."""
-    key = {"start": start, "network": network, "labels": count, "draw": draw}
+    key = {
+        **{"start": start, "network": network, "labels": count, "draw": draw},
+        "settings": settings_of(start, network, count),
+    }
     if any(key.items() <= row.items() for row in rows_of(log)):
         return
     images = digits(archive)
@@ -117,6 +120,12 @@ def fit_once(
     print(f"{network}, {count} labels, draw {draw}, {start}: {row['value']:.4f}", flush=True)
 
 
+def settings_of(start: str, network: str, count: int) -> str:
+    """Return what tells the settings of a row from others."""
+    recipe = METHODS[start].recipe if start in METHODS else ARGUMENTS
+    return digest(recipe, EPOCHS[count], RATES[network])
+
+
 def plan_of(start: str, backbone: Backbone, network: str, count: int) -> Plan:
     """Return the plan: all layers are trained; after pretraining the head is solved first."""
     trained = Phase(
@@ -135,7 +144,8 @@ def plan_of(start: str, backbone: Backbone, network: str, count: int) -> Plan:
 
 def errors(rows: Sequence[dict], start: str, network: str, count: int, draws: int) -> np.ndarray:
     """Return the errors, draw by draw."""
-    wanted = {"start": start, "network": network, "labels": count}
+    settings = settings_of(start, network, count)
+    wanted = {"start": start, "network": network, "labels": count, "settings": settings}
     found = {row["draw"]: 1 - row["value"] for row in rows if wanted.items() <= row.items()}
     return np.array([found[draw] for draw in range(draws)])
 

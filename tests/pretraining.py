@@ -158,6 +158,12 @@ def assert_resumes(folder: Path, recipe: Recipe, steps: int, **how: Any) -> None
     for name, pictures in whole.stages.pictures.items():
         np.testing.assert_array_equal(again.stages.pictures[name], pictures, err_msg=name)
 
+    again.stages.save()
+    after = tiny_material(folder / "broken", recipe, **how)
+    after.stages.restore()
+    assert not trained(after, recipe)
+    assert_equal_weights(weights_of(after), expected)
+
 
 def timeless(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return records of epochs without their seconds."""

@@ -197,6 +197,22 @@ def test_what_is_there_to_judge_by_is_not_learned_from(tmp_path, topwork: Comman
     assert "8 in test/ or val/ left out" in result.err
 
 
+def test_what_a_fit_chooses_by_is_not_learned_from(tmp_path):
+    images = images_from_arrays(
+        drawings(30), [0, 1] * 15, split=["train"] * 20 + ["val"] * 4 + ["test"] * 6
+    )
+    record = pretrain(
+        images,
+        tmp_path / "made",
+        method="supervised",
+        backbone="topwork:small_convnet",
+        size=(8, 8),
+        epochs=1,
+    )
+    assert record["images"] + record["held_out"] == 20
+    assert record["left_aside"] == 10
+
+
 def test_weights_that_are_given_are_where_it_starts(npz, tmp_path):
     first = pretrain(npz, tmp_path / "a", method="rbm", backbone="topwork:dense", recipe=SMALL)
     weights = tmp_path / "a" / "model.safetensors"
@@ -277,8 +293,19 @@ def test_a_recipe_says_what_was_done_and_can_be_given_again(method):
         ({"phase": {"mix": "mixup"}}, "mix"),
         ({"phase": {"epochs": 1.5}}, "epochs"),
         ({"method": "gan"}, "gan"),
+        ({"phase": {"at_once": 1.5}}, "at_once is 1.5"),
+        ({"phase": {"at_once": True}}, "at_once is True"),
+        ({"phase": {"clip": "1"}}, "clip"),
+        ({"phase": {"batch": None}}, "batch is None"),
+        ({"phase": {"epochs": 0}}, "epochs is 0; give 1 or more"),
     ],
 )
 def test_a_recipe_is_strict(changes, said):
     with pytest.raises(PlanError, match=said):
         settle_recipe("rbm", RbmRecipe(), changes, None, None)
+
+
+def test_a_recipe_is_judged_with_the_epochs_that_are_asked_for():
+    changes = {"phase": {"warmup": 30, "clip": None}}
+    recipe, _ = settle_recipe("rbm", RbmRecipe(), changes, 40, 0.5)
+    assert (recipe.phase.warmup, recipe.phase.epochs, recipe.phase.rate) == (30, 40, 0.5)

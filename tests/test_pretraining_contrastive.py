@@ -309,7 +309,8 @@ def blots(count: int, side: int) -> np.ndarray:
 
 def test_learns_to_find_images_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(contrastive, "STRONG", MILD)  # the others take longer to learn from
-    recipe = ContrastiveRecipe(Phase(epochs=5, batch=32, rate=1e-2), temperature=0.2)
+    phase = Phase(epochs=5, batch=32, rate=1e-2)
+    recipe = ContrastiveRecipe(phase, temperature=0.2, least_area=MILD.least_area)
     torch.manual_seed(0)
     state = torch.get_rng_state()
     material = tiny_material(tmp_path, recipe, images=blots(200, 16), labels=[0, 1] * 100)

@@ -19,6 +19,7 @@ from pretraining import (
 )
 from topwork.errors import PlanError
 from topwork.learn.loop import TensorInputs
+from topwork.learn.samples import Samples
 from topwork.network.cut import segment
 from topwork.phase import Phase
 from topwork.pretraining.material import Material, outputs_of
@@ -30,20 +31,22 @@ from topwork.pretraining.rbm import (
     start_machine,
 )
 
-VISIBLE, HIDDEN = 5, 3
+VISIBLE, HIDDEN, VARIANCE = 5, 3, 0.49
 STACK = {"widths": [12, 8, 6]}
 RECIPE = RbmRecipe(phase=Phase(epochs=2, batch=10, optimizer="sgd", rate=0.1, momentum=0.5))
 DATA = torch.tensor([[1, 0, 1, 1, 0], [0, 1, 1, 0, 0], [1, 1, 0, 0, 1.0]], dtype=torch.float64)
 
 
 def machine(**how: object) -> BoltzmannMachine:
-    """Return a machine of float64 with weights that matter."""
+    """Return a machine of float64 with weights, and if Gaussian a variance, that matter."""
     generator = torch.Generator().manual_seed(0)
     made = BoltzmannMachine(nn.Linear(VISIBLE, HIDDEN), **how).double()
     with torch.no_grad():
         for parameter, scale in zip(made.parameters(), (0.5, 1.5, 0.5), strict=True):
             drawn = torch.randn(parameter.shape, dtype=torch.float64, generator=generator)
             parameter.copy_(scale * drawn)
+        if made.gaussian:
+            made.variance.fill_(VARIANCE)
     return made
 
 
@@ -57,7 +60,7 @@ def states(units: int) -> Tensor:
 
 def energy(rbm: BoltzmannMachine, v: Tensor, h: Tensor) -> Tensor:
     a, b, w = rbm.visible_bias, rbm.hidden.bias, rbm.hidden.weight
-    own = (v - a).square().sum() / 2 if rbm.gaussian else -a @ v
+    own = (v - a).square().sum() / (2 * VARIANCE) if rbm.gaussian else -a @ v
     return own - b @ h - h @ w @ v
 
 
@@ -98,7 +101,7 @@ def test_the_gradient_of_the_free_energy_is_that_of_the_paper(gaussian: bool) ->
     expected = {"visible_bias": torch.zeros_like(a), "hidden.bias": torch.zeros_like(b)}
     expected["hidden.weight"] = torch.zeros_like(w)
     for v in DATA:
-        expected["visible_bias"] -= v - a if gaussian else v
+        expected["visible_bias"] -= (v - a) / VARIANCE if gaussian else v
         for j in range(HIDDEN):
             on = 1 / (1 + torch.exp(-(w[j] @ v + b[j])))
             expected["hidden.bias"][j] -= on
@@ -128,12 +131,15 @@ def test_long_chains_of_gaussian_units_come_to_the_models_mean_and_deviation() -
     rbm = machine(gaussian=True, steps=60)
     a, w = rbm.visible_bias.detach(), rbm.hidden.weight.detach()
     log_weights = torch.stack(
-        [h @ rbm.hidden.bias + (w.T @ h + a).square().sum() / 2 - a @ a / 2 for h in states(HIDDEN)]
+        [
+            h @ (rbm.hidden.bias + w @ a) + VARIANCE * (h @ w).square().sum() / 2
+            for h in states(HIDDEN)
+        ]
     ).detach()
     chance = log_weights.softmax(0)
-    means = states(HIDDEN) @ w + a
+    means = VARIANCE * states(HIDDEN) @ w + a
     mean = chance @ means
-    deviation = (chance @ (means - mean).square() + 1).sqrt()
+    deviation = (chance @ (means - mean).square() + VARIANCE).sqrt()
     torch.manual_seed(0)
     sample = rbm.sampled(DATA.repeat(4000, 1))
     torch.testing.assert_close(sample.mean(0), mean, atol=0.1, rtol=0)
@@ -156,9 +162,10 @@ def test_judged_is_the_reconstruction(gaussian: bool) -> None:
     rbm = machine(gaussian=gaussian).eval()
     found = rbm(DATA)[:, 0]
     for v, loss in zip(DATA, found, strict=True):
-        mean = rbm.hidden.weight.T @ (rbm.hidden(v)).sigmoid() + rbm.visible_bias
+        inputs = rbm.hidden.weight.T @ (rbm.hidden(v)).sigmoid()
+        mean = inputs * (VARIANCE if gaussian else 1) + rbm.visible_bias
         if gaussian:
-            expected = sum((x - m) ** 2 / 2 for x, m in zip(v, mean, strict=True))
+            expected = sum((x - m) ** 2 / (2 * VARIANCE) for x, m in zip(v, mean, strict=True))
         else:
             p = mean.sigmoid()
             expected = -sum(
@@ -229,6 +236,21 @@ def test_an_interrupted_stack_goes_on_to_the_same_bits(
     assert_resumes(tmp_path, recipe, steps, backbone="topwork:dense", arguments=arguments)
 
 
+def test_what_was_settled_of_inputs_holds_after_an_interruption(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is kept and what runs frozen layers is found by timing: it may come out otherwise."""
+    material = stack(tmp_path)
+    cut = material.chain.cuts[1]
+    settled = material.inputs(cut, 2)[0].settled
+    material.stages.save()
+
+    again = stack(tmp_path)
+    again.stages.restore()
+    monkeypatch.setattr(Samples, "settle", None)
+    assert again.inputs(cut, 2)[0].settled == settled
+
+
 def test_persistent_chains_go_on_from_step_to_step() -> None:
     rbm = machine(chains=6).train()
     seen = [rbm.chains.clone()]
@@ -257,6 +279,30 @@ def test_trained_machines_reconstruct_images_that_they_never_saw(tmp_path: Path)
     assert ((held_out - again) ** 2).mean() < 0.5 * ((held_out - mean) ** 2).mean()
     assert last.pictures["filters"].shape == (40, 8, 8)
     assert first.pictures == {}
+
+
+def test_gaussian_units_take_the_variance_of_the_pixels_and_learn(tmp_path: Path) -> None:
+    images = drawings(200, grey=True)
+    recipe = RECIPE.changed({"phase": {"epochs": 40}, "visible": "gaussian"})
+    material = stack(tmp_path, recipe, images=images, arguments={"widths": [40]})
+    inputs, _ = material.inputs(material.chain.cuts[0], 1)
+    rbm = BoltzmannMachine(nn.Linear(64, 40), gaussian=True)
+    start_machine(rbm, inputs, anew=True)
+    pixels = images.reshape(200, -1) / 255
+    assert float(rbm.variance) == pytest.approx(pixels.var(0).mean(), rel=0.1)
+    first, *_, last = trained(material, recipe)
+    held_out, again = last.pictures["images"], last.pictures["reconstructions"]
+    assert ((held_out - again) ** 2).mean() < 0.5 * ((held_out - pixels.mean()) ** 2).mean()
+    assert last.held_out < 0.6 * first.held_out
+
+
+def test_half_precision_leaves_machines_alone() -> None:
+    rbm = machine().float().train()
+    torch.manual_seed(0)
+    expected = rbm(DATA.float())
+    torch.manual_seed(0)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(rbm(DATA.float()), expected)
 
 
 @pytest.mark.parametrize(

@@ -119,7 +119,7 @@ def record_of(records: list[dict[str, Any]], method: str) -> dict[str, Any]:
         "source": "photos",
         "images": 100,
         "held_out": 5,
-        "left_for_testing": 20,
+        "left_aside": 20,
         "measures": METHODS[method].measures,
         "recipe": {"steps": 1},
         "architecture": {"arguments": {"widths": [8]}},

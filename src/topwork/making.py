@@ -76,8 +76,9 @@ def pretrain(
 ) -> dict[str, Any]:
     """Make a backbone: train a network on images, their labels mostly left aside.
 
-    Of labeled images only the training part is used, so that a fit of the same images can be tested
-    honestly. What is made is a folder that `topwork.fit` and its kin take as ``backbone``.
+    Of labeled images only the training part is used, so that a fit of the same images can choose
+    and be tested honestly. What is made is a folder that `topwork.fit` and its kin take as
+    ``backbone``.
 
     Args:
         data: as `topwork.fit` takes it, or a folder or zip of images that lie in it anyhow.
@@ -242,7 +243,7 @@ def card_of(material: Material, request: Request) -> dict[str, Any]:
         **({"teacher": identity_of(material.teacher.loaded)} if material.teacher else {}),
         "images": len(material.indices),
         "held_out": len(material.held_out),
-        "left_for_testing": len(request.audited.split.test),
+        "left_aside": len(request.audited.split.val) + len(request.audited.split.test),
         "recipe": request.recipe.to_dict(),
         "seed": request.seed,
         "execution": {

@@ -10,9 +10,10 @@ from pathlib import Path
 from topwork.data.audit import audit, look_over
 from topwork.data.findings import Audit
 from topwork.data.folders import open_zip_flat
-from topwork.data.image_set import SIDE_OF, ImageSet, Item
+from topwork.data.image_set import SIDE_OF, ImageSet, Item, numbers_of
 from topwork.data.items import images_from_paths, open_images
 from topwork.data.loading import Track, untracked
+from topwork.data.split import split_items
 from topwork.errors import DataError
 
 log = logging.getLogger("topwork")
@@ -84,11 +85,32 @@ def is_for_judging(name: str, location: str | Path) -> bool:
 def audit_photos(images: ImageSet, track: Track = untracked) -> Audit:
     """Look at images with labels as `topwork.data.audit.audit` does, at others as `look_over`.
 
-    So what a fit of the same images would test with is left out here too.
+    So what a fit of the same images would test with is left out here too. Where the labels may as
+    well be classes as numbers, which a fit may divide in another way, both test parts are.
 
     Raises:
         DataError: if no image can be learned from.
     """
-    if any(item.labels for item in images.items):
-        return audit(images, track=track)
-    return look_over(images, track=track)
+    if not any(item.labels for item in images.items):
+        return look_over(images, track=track)
+    numbers = bool(images.number_names)
+    found = audit(images, numbers=numbers, track=track)
+    if numbers or not are_numbers(images):
+        return found
+    others = split_items(images.items, found.digests, numbers=True).test
+    if set(others) <= set(found.split.test):
+        return found
+    as_numbers = audit(images, numbers=True, track=track).split
+    train = sorted(set(found.split.train) & set(as_numbers.train))
+    test = sorted({*found.split.test, *as_numbers.test})
+    return replace(found, split=replace(found.split, train=tuple(train), test=tuple(test)))
+
+
+def are_numbers(images: ImageSet) -> bool:
+    """Say whether all labels could be meant as numbers."""
+    try:
+        for index in range(len(images)):
+            numbers_of(images, index)
+    except DataError:
+        return False
+    return True

@@ -33,7 +33,7 @@ from topwork.learn.loop import Inputs, own_randomness
 from topwork.phase import Phase, require
 from topwork.pretraining.material import Material, drawn_rows, outputs_of
 from topwork.pretraining.random_views import STRONG, RandomViews
-from topwork.pretraining.recipe import Recipe, require_positive
+from topwork.pretraining.recipe import Recipe, require_positive, require_share
 from topwork.pretraining.stages import Progress, progress_of
 from topwork.pretraining.watching import (
     deviation,
@@ -65,6 +65,8 @@ class ContrastiveRecipe(Recipe):
         variance: of columns that vary too little.
         covariance: of columns that vary together.
         projector: widths of its layers; none stands for those that suit the loss.
+        least_area: share of the image that a view shows at least.
+        flip: whether half of the views are mirrored, left for right; of digits they must not be.
     """
 
     phase: Phase = field(
@@ -78,10 +80,13 @@ class ContrastiveRecipe(Recipe):
     variance: float = 25.0
     covariance: float = 1.0
     projector: tuple[int, ...] = ()
+    least_area: float = STRONG.least_area
+    flip: bool = True
 
     def __post_init__(self) -> None:
         require("recipe: loss", self.loss, LOSSES)
         require_positive(self, "temperature")
+        require_share(self, "least_area")
         if min(self.invariance, self.variance, self.covariance) < 0:
             raise PlanError("recipe: invariance, variance and covariance are weights; none below 0")
         if any(type(width) is not int or width < 1 for width in self.projector):
@@ -242,7 +247,8 @@ def pretrain_contrastive(
     phase = recipe.phase
     inputs, held_out = material.inputs(material.chain.cuts[0], phase.epochs)
     body = material.body()
-    views = RandomViews(material.loaded.backbone.preprocessing, STRONG)
+    strength = replace(STRONG, least_area=recipe.least_area, flip=recipe.flip)
+    views = RandomViews(material.loaded.backbone.preprocessing, strength)
     width = outputs_of(body, inputs, [0]).shape[1]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(material.seed)

@@ -38,7 +38,7 @@ from topwork.network.weights import match_names
 from topwork.phase import Phase
 from topwork.plan import Augment
 from topwork.pretraining.material import Material, outputs_of
-from topwork.pretraining.recipe import Recipe, require_positive
+from topwork.pretraining.recipe import Recipe, require_positive, require_share
 from topwork.pretraining.stages import Progress, progress_of
 from topwork.pretraining.watching import share_found
 
@@ -80,8 +80,7 @@ class DistillRecipe(Recipe):
 
     def __post_init__(self) -> None:
         require_positive(self, "views", "temperature")
-        if not 0 < self.least_area <= 1:
-            raise PlanError("recipe: least_area is a share above 0, up to 1")
+        require_share(self, "least_area")
         if min(self.logits, self.mix_strength) < 0:
             raise PlanError("recipe: logits and mix_strength are not negative")
 
@@ -212,6 +211,8 @@ def pretrain_distill(material: Material, recipe: DistillRecipe) -> Iterator[Prog
     """
     if material.teacher is None:
         raise UsageError("--method distill learns from another network; name it with --teacher")
+    if material.stages.is_finished(STAGE):
+        return
     phase, augment = recipe.phase, Augment(recipe.least_area, recipe.flip)
     crop = material.loaded.backbone.preprocessing.crop
     pupil, teacher = (

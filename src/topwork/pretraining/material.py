@@ -70,14 +70,16 @@ class Material:
         At the input they are the normalized pixels, float32 [n, C, H, W]; at other cuts below L
         the whole tensor, which the layers below give with their weights of this moment. They come
         from the cache, or are run again at each use, as `topwork.learn.samples.Samples` finds
-        cheaper.
+        cheaper. What it finds is kept with the stages: after an interruption it holds again.
 
         Args:
             cut: below L.
             epochs: in which they will be taken.
             views: of each image, taken in turn from epoch to epoch.
         """
-        own = self.samples.at(cut, self.indices, views, epochs)
+        stages, of = self.stages, f"{self.samples.loaded.backbone.name}: {cut.name}"
+        own = self.samples.at(cut, self.indices, views, epochs, stages.settled.get(of))
+        stages.settled[of] = own.settled
         if not self.held_out:
             return own, None
         return own, self.samples.at(cut, self.held_out, settled=own.settled)

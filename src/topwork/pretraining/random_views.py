@@ -31,7 +31,8 @@ class Strength:
     """How far views differ from their image.
 
     Attributes:
-        least_area: share of the image's area that a crop has at least, up to 1; at 1 none is taken.
+        least_area: share of the image's area that a crop has at least (3/4, where it is more and a
+            side was cut), up to 1; at 1 none is taken.
         flip: whether half of the views are mirrored, left for right.
         jitter: largest change of brightness, contrast and saturation, as a factor above or below 1.
         hue: largest turn of the hue, as a share of the full circle.
@@ -55,9 +56,11 @@ MILD = Strength(least_area=0.5, jitter=0.0, hue=0.0, grey=0.0)
 def random_views(images: Tensor, strength: Strength = STRONG) -> Tensor:
     """Return a random view of each image, of the same size.
 
-    Crops have a share of the area that is uniform from ``least_area`` to 1, their aspect ratio is
-    changed by a log-uniform factor from 3/4 to 4/3 and their place is uniform; they are resized
-    bilinearly. Images of another number of channels than three keep their colors.
+    Crops have a share of the area that is drawn evenly from ``least_area`` to 1, their aspect ratio
+    is changed by a log-uniform factor from 3/4 to 4/3 and their place is uniform; they are resized
+    bilinearly. A side that would be longer than the image's is cut to it, so those meant to have
+    more than 3/4 of the area may have somewhat less. Images of another number of channels than
+    three keep their colors.
 
     Args:
         images: floating point [n, C, H, W], from 0 to 1; where colors are kept, any numbers.

@@ -7,8 +7,8 @@ machine learns is the layer's weights. It learns from the cached outputs of the 
 
 The free energy of visible units is
 
-    F(v) = -a.v - sum_j log(1 + exp(W_j v + b_j))            binary units, 0 to 1
-    F(v) = |v - a|^2 / 2 - sum_j log(1 + exp(W_j v + b_j))   Gaussian units of unit variance
+    F(v) = -a.v - sum_j log(1 + exp(W_j v + b_j))                  binary units, 0 to 1
+    F(v) = |v - a|^2 / (2 s^2) - sum_j log(1 + exp(W_j v + b_j))   Gaussian units of variance s^2
 
 and the gradient of the log-likelihood of data is that of the model's mean free energy less the
 data's. Contrastive divergence (CD-k) takes the model's from k steps of Gibbs sampling that begin at
@@ -38,6 +38,7 @@ from topwork.pretraining.stages import Progress, progress_of
 PAPER = "Hinton, Osindero and Teh 2006; Hinton 2010 (practical guide); Tieleman 2008 (persistent)"
 UNITS = ("auto", "binary", "gaussian")
 SHOWN = 64
+LEAST_VARIANCE = 1e-6
 COMPARED = 2000
 """Images whose free energy is compared with that of held-out ones."""
 
@@ -47,11 +48,12 @@ class RbmRecipe(Recipe):
     """How machines are trained.
 
     Attributes:
-        phase: of each layer's machine; momentum and decay among it.
+        phase: of each layer's machine; momentum and decay among it. Its precision does not count:
+            machines compute in float32.
         steps: of Gibbs sampling for a gradient, the k of CD-k.
         persistent: whether its chains go on from step to step.
         visible: units of the lowest machine: "binary" for values from 0 to 1, "gaussian" for
-            others, in units of their deviation; "auto" by the values that there are.
+            others, of the variance that the data has; "auto" by the values that there are.
         sparsity: how often a hidden unit is meant to be on; counts where its cost does.
         sparsity_cost: weight of the cross-entropy between that and how often it is (Hinton 2010).
     """
@@ -83,8 +85,8 @@ class BoltzmannMachine(nn.Module):
 
     In training it returns F(data) - F(sample), whose gradient is that of contrastive divergence;
     in eval mode the reconstruction's error, which a machine does not minimize but which shows how
-    it does: the cross-entropy of binary units, half the squared error of Gaussian ones, summed
-    over the units.
+    it does: the cross-entropy of binary units, half the squared error of Gaussian ones in units of
+    their deviation, summed over the units.
 
     Args:
         hidden: the layer: weight W [hidden, visible] and bias b, shared.
@@ -96,9 +98,11 @@ class BoltzmannMachine(nn.Module):
 
     Attributes:
         visible_bias: a, [visible].
+        variance: s^2 of Gaussian units, the same of all: a number.
         chains: states of the visible units [chains, visible].
     """
 
+    variance: Tensor
     chains: Tensor
 
     def __init__(
@@ -117,6 +121,7 @@ class BoltzmannMachine(nn.Module):
         self.sparsity, self.sparsity_cost = sparsity, sparsity_cost
         weight = hidden.weight
         self.visible_bias = nn.Parameter(torch.zeros(weight.shape[1], device=weight.device))
+        self.register_buffer("variance", torch.ones((), device=weight.device))
         states = torch.zeros(chains, weight.shape[1], device=weight.device)
         self.register_buffer("chains", states)
 
@@ -127,13 +132,15 @@ class BoltzmannMachine(nn.Module):
     def _free_energy(self, visible: Tensor, inputs: Tensor) -> Tensor:
         on = functional.softplus(inputs).sum(1)
         if self.gaussian:
-            return (visible - self.visible_bias).square().sum(1) / 2 - on
+            return (visible - self.visible_bias).square().sum(1) / (2 * self.variance) - on
         return -visible @ self.visible_bias - on
 
     def expected(self, hidden: Tensor) -> Tensor:
         """Return the mean of the visible units given hidden states [n, hidden]."""
-        inputs = functional.linear(hidden, self.hidden.weight.T, self.visible_bias)
-        return inputs if self.gaussian else inputs.sigmoid()
+        weight = self.hidden.weight.T
+        if self.gaussian:
+            return self.visible_bias + self.variance * functional.linear(hidden, weight)
+        return functional.linear(hidden, weight, self.visible_bias).sigmoid()
 
     @torch.no_grad()
     def sampled(self, visible: Tensor, inputs: Tensor | None = None) -> Tensor:
@@ -157,24 +164,23 @@ class BoltzmannMachine(nn.Module):
     def drawn(self, means: Tensor) -> Tensor:
         """Return visible states that have some means."""
         if self.gaussian:
-            return means + torch.randn_like(means)
+            return means + self.variance.sqrt() * torch.randn_like(means)
         return torch.rand_like(means).lt(means).to(means.dtype)
 
     def forward(self, values: Tensor) -> Tensor:
         """Return [n, 2], see the class; the second column is zero."""
-        visible = values.flatten(1)
-        inputs = self.hidden(visible)
-        if self.training:
-            losses = self._divergence(visible, inputs)
-        else:
-            mean = self.expected(inputs.sigmoid())
-            terms = (
-                (visible - mean).square() / 2
-                if self.gaussian
-                else functional.binary_cross_entropy(mean, visible, reduction="none")
-            )
-            losses = terms.sum(1)
+        with torch.autocast(values.device.type, enabled=False):  # 8 bits bias what is drawn
+            visible = values.flatten(1).to(self.visible_bias.dtype)
+            inputs = self.hidden(visible)
+            judge = self._divergence if self.training else self._error
+            losses = judge(visible, inputs)
         return torch.stack([losses, torch.zeros_like(losses)], 1)
+
+    def _error(self, visible: Tensor, inputs: Tensor) -> Tensor:
+        mean = self.expected(inputs.sigmoid())
+        if self.gaussian:
+            return (visible - mean).square().sum(1) / (2 * self.variance)
+        return functional.binary_cross_entropy(mean, visible, reduction="none").sum(1)
 
     def _divergence(self, visible: Tensor, inputs: Tensor) -> Tensor:
         if len(self.chains):
@@ -262,13 +268,15 @@ def is_gaussian(visible: str, inputs: Inputs) -> bool:
 
 @torch.no_grad()
 def start_machine(machine: BoltzmannMachine, inputs: Inputs, *, anew: bool) -> None:
-    """Give a machine the visible biases that the data's means suggest, and if anew, random weights.
+    """Give a machine what the data's means and variance suggest, and if anew, random weights.
 
-    They are small, as the guide advises.
+    Those are small, as the guide advises.
     """
     values = inputs.batch(drawn_rows(COMPARED, len(inputs)), 0)[0].flatten(1)
     mean = values.mean(0)
-    if not machine.gaussian:
+    if machine.gaussian:
+        machine.variance.copy_((values - mean).square().mean().clamp(min=LEAST_VARIANCE))
+    else:
         mean = mean.clamp(0.01, 0.99).logit()
     machine.visible_bias.copy_(mean)
     if anew:

@@ -15,6 +15,8 @@ PHASE_KEYS = (
     *("schedule", "clip", "label_smoothing", "precision"),
 )
 """What of a phase means something where no layers are reused and nothing is chosen by a score."""
+MAY_BE_NULL = {"at_once": 32, "clip": 1.0}
+"""Which of them may be null, and what else they are like."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ def require_kind(what: str, value: Any, default: Any) -> None:
     """
     fits = type(value) is type(default) or (type(value) is int and type(default) is float)
     if not fits or (isinstance(value, float) and not math.isfinite(value)):
-        raise PlanError(f"{what} is {value!r}; give something like {default!r}, its default")
+        raise PlanError(f"{what} is {value!r}; give something like {default!r}")
 
 
 def _phase(default: Phase, data: Any) -> Phase:
@@ -78,12 +80,11 @@ def _phase(default: Phase, data: Any) -> Phase:
                 f"recipe: phase: unknown key {key!r}{did_you_mean(key, known)}; known here are"
                 f" {', '.join(known)}"
             )
-        if key not in ("clip", "at_once"):  # which may be null
-            require_kind(f"recipe: phase: {key}", value, known[key])
-    try:
-        return replace(default, **data)
-    except TypeError as error:
-        raise PlanError(f"recipe: phase: a value has the wrong type ({error})") from error
+        if value is not None or key not in MAY_BE_NULL:
+            require_kind(f"recipe: phase: {key}", value, MAY_BE_NULL.get(key, known[key]))
+    if data.get("epochs", default.epochs) < 1:
+        raise PlanError(f"recipe: phase: epochs is {data['epochs']}; give 1 or more")
+    return replace(default, **data)
 
 
 def require_positive(recipe: Recipe, *names: str) -> None:
@@ -95,3 +96,14 @@ def require_positive(recipe: Recipe, *names: str) -> None:
     for name in names:
         if not getattr(recipe, name) > 0:
             raise PlanError(f"recipe: {name} is {getattr(recipe, name)}; give a number above 0")
+
+
+def require_share(recipe: Recipe, *names: str) -> None:
+    """Refuse values of a recipe that are not shares of something, above 0 and up to 1.
+
+    Raises:
+        PlanError: naming the first.
+    """
+    for name in names:
+        if not 0 < getattr(recipe, name) <= 1:
+            raise PlanError(f"recipe: {name} is {getattr(recipe, name)}; give a share up to 1")

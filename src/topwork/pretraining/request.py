@@ -97,9 +97,11 @@ def settle_recipe(
         raise PlanError(
             f'recipe: arguments is {arguments!r}; give an object such as {{"depth": 4}}'
         )
-    phase = {"epochs": epochs, "rate": rate}
-    named = {key: value for key, value in phase.items() if value is not None}
-    return default.changed(asked).changed({"phase": named}), arguments
+    named = {"epochs": epochs, "rate": rate}
+    phase = asked.get("phase", {})
+    if isinstance(phase, Mapping):
+        asked["phase"] = {**phase, **{k: v for k, v in named.items() if v is not None}}
+    return default.changed(asked), arguments
 
 
 def settle_teacher(
@@ -140,8 +142,7 @@ def make_material(request: Request, checkpoints: Checkpoints, track: Track) -> M
     loaded = load_backbone(backbone, request.plan, request.seed)
     loaded.chain.network.to(request.execution.device).to(memory_format=LAYOUT)
     samples = Samples(loaded, request.images, request.audited, request.execution, track)
-    split = request.audited.split
-    everything = np.array(sorted((*split.train, *split.val)))
+    everything = np.array(request.audited.split.train)
     failed = samples.unreadable(loaded.chain.cuts[0], everything.tolist())
     usable = np.delete(everything, list(failed))
     if len(usable) < FEWEST:
@@ -164,6 +165,7 @@ def make_material(request: Request, checkpoints: Checkpoints, track: Track) -> M
         "device": request.execution.device.type,
         "runtime": request.execution.runtime,
         "decoding": request.execution.decoding,
+        "cache": request.execution.cache,
         "torch": version("torch"),
     }
     return Material(

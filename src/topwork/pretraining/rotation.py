@@ -9,7 +9,7 @@ know which side is up, a network must know what is seen.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from topwork.learn.loop import Inputs
 from topwork.phase import Phase
 from topwork.pretraining.material import Material, drawn_rows
 from topwork.pretraining.random_views import MILD, RandomViews
-from topwork.pretraining.recipe import Recipe
+from topwork.pretraining.recipe import Recipe, require_share
 from topwork.pretraining.stages import Progress, progress_of
 from topwork.pretraining.watching import (
     effective_rank,
@@ -42,11 +42,18 @@ class RotationRecipe(Recipe):
 
     Attributes:
         phase: of the whole network; each image of a batch is seen in all four turns.
+        least_area: share of the image that the view that is turned shows at least.
+        flip: whether half of the views are mirrored, left for right; of digits they must not be.
     """
 
     phase: Phase = field(
         default=Phase(epochs=25, batch=64, optimizer="sgd", rate=0.1, weight_decay=5e-4, warmup=1.0)
     )
+    least_area: float = MILD.least_area
+    flip: bool = True
+
+    def __post_init__(self) -> None:
+        require_share(self, "least_area")
 
 
 class QuarterTurns(nn.Module):
@@ -106,7 +113,8 @@ def pretrain_rotation(material: Material, recipe: RotationRecipe) -> Iterator[Pr
     phase = recipe.phase
     inputs, held_out = material.inputs(material.chain.cuts[0], phase.epochs)
     body = material.body()
-    views = RandomViews(material.loaded.backbone.preprocessing, MILD)
+    strength = replace(MILD, least_area=recipe.least_area, flip=recipe.flip)
+    views = RandomViews(material.loaded.backbone.preprocessing, strength)
     codes = watched_codes(body, inputs)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(material.seed)

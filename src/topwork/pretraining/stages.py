@@ -32,7 +32,7 @@ from topwork.phase import Phase
 
 log = logging.getLogger("topwork")
 
-FORMAT = 1
+FORMAT = 2
 """Of checkpoints; raise it when an older one cannot be taken up."""
 
 
@@ -88,6 +88,7 @@ class Stages:
         pictures: what there is to see so far, by name.
         finished: names of the stages that have ended.
         stopped: a checkpoint that the stage under way there has yet to take up.
+        settled: in what form inputs are kept and what gives them, by what they are of.
         before: seconds that it took before it was interrupted.
     """
 
@@ -100,6 +101,7 @@ class Stages:
     pictures: dict[str, np.ndarray] = field(default_factory=dict)
     finished: list[str] = field(default_factory=list)
     stopped: Checkpoint | None = None
+    settled: dict[str, dict[str, str]] = field(default_factory=dict)
     before: float = 0.0
     _started: float = field(default_factory=time.perf_counter)
     _ended: float | None = None
@@ -137,6 +139,8 @@ class Stages:
         """
         if phase.rate is None or not phase.epochs:
             raise PlanError(f"{stage}: give its phase epochs and a rate")
+        if self.is_finished(stage):
+            return
         self.close()
         groups = group_parameters(dict(module.named_parameters()), {}, phase)
         objective = Objective("classes", phase.label_smoothing) if labels else Objective("losses")
@@ -206,6 +210,7 @@ class Stages:
             "identity": {**self.identity, "format": FORMAT},
             "finished": self.finished,
             "records": self.records,
+            "settled": self.settled,
             "seconds": self.elapsed(),
         }
         try:
@@ -238,6 +243,7 @@ class Stages:
         self.pictures = {name: value.numpy() for name, value in pictures.items()}
         self.finished = list(stopped.facts["finished"])
         self.records = list(stopped.facts["records"])
+        self.settled = dict(stopped.facts["settled"])
         self.before = stopped.facts["seconds"]
         self.stopped = stopped
 

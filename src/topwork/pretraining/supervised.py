@@ -14,13 +14,13 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
-from topwork.errors import PlanError, UsageError
+from topwork.errors import UsageError
 from topwork.learn.loop import Epoch
 from topwork.network.cut import segment
 from topwork.phase import Phase
 from topwork.pretraining.material import Material
 from topwork.pretraining.random_views import MILD, RandomViews
-from topwork.pretraining.recipe import Recipe
+from topwork.pretraining.recipe import Recipe, require_share
 from topwork.pretraining.stages import Progress, progress_of
 from topwork.pretraining.watching import share_found
 
@@ -44,12 +44,11 @@ class SupervisedRecipe(Recipe):
             clip=1.0, label_smoothing=0.1,
         )
     )  # fmt: skip
-    least_area: float = 0.5
+    least_area: float = MILD.least_area
     flip: bool = True
 
     def __post_init__(self) -> None:
-        if not 0 < self.least_area <= 1:
-            raise PlanError(f"recipe: least_area is {self.least_area}; give a share up to 1")
+        require_share(self, "least_area")
 
 
 class Seen(nn.Module):
@@ -87,6 +86,8 @@ def pretrain_supervised(material: Material, recipe: SupervisedRecipe) -> Iterato
             f" {'several labels an image' if several else 'fewer than two'}; give a folder with one"
             " sub-folder per class, or choose another method"
         )
+    if material.stages.is_finished(STAGE):
+        return
     chain, phase, device = material.chain, recipe.phase, material.device
     own, theirs = (known(material, some) for some in (material.indices, material.held_out))
     labeled = replace(material, indices=own, held_out=theirs)

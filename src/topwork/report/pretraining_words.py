@@ -46,7 +46,8 @@ def card_in_words(record: dict[str, Any], name: str) -> str:
         "",
         f"- Method: {record['method']} ({record['paper']})",
         f"- Data: {record['images']} images of `{record['source']}`; {record['held_out']} more were"
-        f" held out to judge epochs by, and {record['left_for_testing']} left for testing alone.",
+        f" held out to judge epochs by, and {record['left_aside']} left aside to choose and"
+        " test with.",
         f"- Seed {record['seed']}; {record['training_seconds']:.0f} s of training on"
         f" {record['machine']}; {record['date']}",
         f"- Recipe: `{json.dumps(record['recipe'])}`",
