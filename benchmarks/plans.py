@@ -63,6 +63,8 @@ class Frozen:
 FITS = (
     Fit("fixed feature extractor, linear SVM", "features", "hymenoptera", "mobilenetv2_100"),
     Fit("linear classifier on an earlier stage", "earlier_stage", "neu_steel", "mobilenetv2_100"),
+    Fit("linear classifier on several stages", "several_stages", "neu_steel", "mobilenetv2_100"),
+    Fit("random-feature control", "random_features", "neu_steel", "mobilenetv2_100"),
     Fit("drop the top layers", "drop_top", "neu_steel", "mobilenetv2_100"),
     Fit("replace the top layers, add more", "replace_top", "sign_digits", "mobilenetv2_100"),
     Fit("two adaptation layers", "adaptation_layers", "flowers12", "vit_tiny_patch16_224"),

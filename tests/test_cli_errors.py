@@ -45,6 +45,10 @@ def no_class_folders() -> None:
     shutil.copytree("pictures/train/disc", "data")
 
 
+def a_run_folder() -> None:
+    write("earlier/model/topwork.json", "{}")
+
+
 def broken_images() -> None:
     for name in ("cats/1.jpg", "cats/2.jpg", "dogs/1.png"):
         write(f"data/{name}", "no image")
@@ -253,6 +257,21 @@ ROWS = {
         "pictures: has no config.json and no backbone.json; give a folder in timm's format, one"
         " that `topwork pretrain` made, or a model of `topwork fit`",
     ),
+    "a data error where no backbone is named": (
+        nothing,
+        "fit picturs --out run",
+        "picturs: no such file or folder; did you mean 'pictures'?",
+    ),
+    "a run folder as a backbone": (
+        a_run_folder,
+        "fit pictures --backbone earlier --out run",
+        "earlier: is a run folder; the model in it is earlier/model",
+    ),
+    "gpu is called cuda": (
+        nothing,
+        f"{FIT} --device gpu",
+        "--device 'gpu' is unknown; did you mean 'cuda'?; known are auto, cpu, cuda, mps",
+    ),
     # Its weights.
     "no weights known": (
         nothing,
@@ -317,6 +336,23 @@ ROWS = {
         f"{FIT_AUTO} --epochs 3",
         "--epochs is found out with --plan auto; leave it out, or name a plan (features, warmup,"
         " partial, finetune, scratch, or a file)",
+    ),
+    "a rate of nothing": (
+        nothing,
+        f"{FIT} --plan warmup --rate 0",
+        "rate is 0.0; give a finite number above 0, or null",
+    ),
+    "a rate of nothing for a plan that is found out": (
+        nothing,
+        f"{FIT_AUTO} --rate 0",
+        "--rate is found out with --plan auto; leave it out, or name a plan (features, warmup,"
+        " partial, finetune, scratch, or a file)",
+    ),
+    "nothing left to unfreeze after what is trained before": (
+        nothing,
+        f"{FIT} --plan partial --frozen layer1,layer2",
+        "phase 3 unfreezes step by step, but there is nothing between layer1, where it begins, and"
+        " layer2; give a lower frozen",
     ),
     "an SVM for a plan that is found out": (
         nothing,

@@ -503,7 +503,7 @@ def test_rebuild_gives_the_same_pages(reports: dict, tmp_path: Path) -> None:
 
 
 def test_rebuild_says_what_is_missing(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="there is no such folder; give a run folder"):
+    with pytest.raises(UsageError, match="does not exist; give a run folder"):
         rebuild(tmp_path / "nowhere")
     with pytest.raises(UsageError, match=r"is no run folder: it has no record\.json; give"):
         rebuild(tmp_path)

@@ -22,7 +22,7 @@ from topwork.learn.fit import groups_of
 from topwork.learn.targets import targets_of
 from topwork.network.device import choose_device
 from topwork.network.loading import load_backbone
-from topwork.network.shipped import name_or_shipped
+from topwork.network.shipped import name_or_shipped, say_shipped
 from topwork.network.zoo import Backbone, find_backbone
 from topwork.plan import Plan
 from topwork.trunk.execution import Execution
@@ -96,6 +96,8 @@ def profile(
     started = time.perf_counter()
     names = backbones_of(backbone, weights)
     images, audited = opened(data, head, strict, track)
+    if backbone is None:
+        say_shipped()
     execution = Execution(choose_device(device), runtime, decoding, cache, verify)
     found = [
         measure(images, audited, one, base_plan(one, kept, head, size), execution, seed, track)
@@ -159,6 +161,8 @@ def advise(
     started = time.perf_counter()
     names = backbones_of(backbone, weights)
     images, audited = opened(data, head, strict, track)
+    if backbone is None:
+        say_shipped()
     execution = Execution(choose_device(device), runtime, decoding, cache, verify)
     found = [
         measure(images, audited, one, base_plan(one, kept, head, size), execution, seed, track)

@@ -8,7 +8,7 @@ import logging
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -26,7 +26,7 @@ from topwork.network.device import choose_device
 from topwork.network.folder import save_model
 from topwork.network.loading import load_backbone
 from topwork.network.predictor import Predictor, load
-from topwork.network.shipped import name_or_shipped
+from topwork.network.shipped import name_or_shipped, say_shipped
 from topwork.network.zoo import Backbone, find_backbone
 from topwork.plan import Plan
 from topwork.report.evidence import evidence_of
@@ -81,7 +81,7 @@ def make_plan(
         UsageError: if options contradict a plan that is complete in itself.
         PlanError: if the plan cannot be read or makes no sense.
     """
-    if isinstance(plan, str) and not plan.endswith(".json") and not Path(plan).is_file():
+    if is_name(plan):
         backbone = name_or_shipped(backbone, weights)
         if plan == "auto":
             told: dict[str, Any] = {
@@ -92,7 +92,7 @@ def make_plan(
                 "--views": views,
             }
             for option, value in told.items():
-                if value:
+                if was_given(value):
                     raise UsageError(
                         f"{option} is found out with --plan auto; leave it out, or name a plan"
                         " (features, warmup, partial, finetune, scratch, or a file)"
@@ -110,7 +110,7 @@ def make_plan(
             head=head or "softmax",
             epochs=epochs,
             rate=rate,
-            views=views or 1,
+            views=1 if views is None else views,
             input_size=size,
         )
     loaded = plan if isinstance(plan, Plan) else Plan.load(plan)
@@ -125,9 +125,23 @@ def make_plan(
         "--size": size,
     }
     for option, value in options.items():
-        if value:
+        if was_given(value):
             raise UsageError(f"{option} contradicts a complete plan; change it there instead")
     return loaded if backbone is None else replace(loaded, backbone=backbone)
+
+
+def is_name(plan: str | Path | Plan) -> TypeGuard[str]:
+    """Say whether a plan is meant by its name, so that a backbone must be found for it."""
+    return isinstance(plan, str) and not plan.endswith(".json") and not Path(plan).is_file()
+
+
+def was_given(value: Any) -> bool:
+    """Say whether an option was given: 0 is something, no depths are not.
+
+    >>> was_given(0.0), was_given(()), was_given(None)
+    (True, False, False)
+    """
+    return value is not None and value != ()
 
 
 def fit(
@@ -224,10 +238,12 @@ def fit(
     execution = Execution(choose_device(device), runtime, decoding, cache, verify)
     numbers = asked.head == "regression"
     images = data if isinstance(data, ImageSet) else open_images(data, numbers=numbers)
+    if backbone is None and is_name(plan):
+        say_shipped()
     if not isinstance(backbone, Backbone):
         backbone = find_backbone(asked.backbone, weights=weights)
     loaded = load_backbone(backbone, asked, seed)
-    require_solvable(loaded.plan)
+    require_solvable(loaded)
     clock.lap("backbone")
     audited = audit(images, strict=strict, numbers=numbers, track=track)
     if not audited.split.test:

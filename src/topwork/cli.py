@@ -114,7 +114,8 @@ def fit(
         str | None, typer.Option(help="Start layers above this depth from random weights.")
     ] = None,
     frozen: Annotated[
-        str | None, typer.Option(help="Freeze up to these depths, one for each phase: D[,D...].")
+        str | None,
+        typer.Option(help="Freeze up to these depths: D[,D...], a phase of training for each."),
     ] = None,
     head: Annotated[
         str | None, typer.Option(help="softmax, svm, ridge, sigmoid or regression.")

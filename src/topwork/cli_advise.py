@@ -104,7 +104,7 @@ def advise(
     head: Head = None,
     size: Size = None,
     time_budget: Annotated[
-        str | None, typer.Option(help="Time for trying plans: 90s, 5m or 2h.")
+        str | None, typer.Option(help="For measuring and trying plans: 90s, 5m or 2h.")
     ] = None,
     candidate: Annotated[
         list[str] | None,

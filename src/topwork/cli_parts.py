@@ -38,7 +38,8 @@ Cache = Annotated[
 ]
 BackboneName = Annotated[str | None, typer.Option("--backbone", help=f"{BACKBONE} {NONE_NAMED}")]
 WeightsFile = Annotated[
-    Path | None, typer.Option(help="The backbone's weights: .safetensors, .pth, .pt, .th or .bin.")
+    Path | None,
+    typer.Option(help="The backbone's weights: .safetensors, .pth, .pt, .th, .ckpt or .bin."),
 ]
 Kept = Annotated[str | None, typer.Option(help="Drop layers above this depth.")]
 Size = Annotated[

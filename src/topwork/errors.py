@@ -10,7 +10,7 @@
     ├── PlanError          a plan that makes no sense
     ├── CacheError         a cache that cannot be written, or is damaged beyond repair
     ├── ModelError         a model folder that cannot be opened
-    └── UnsupportedError   asked for by its right name, but not built yet
+    └── UnsupportedError   a network that cannot do what is asked of it
 
 Each message is one line: what is wrong, with which file or option, and what to do next.
 The command line prints it as it stands and exits with code 2.
@@ -73,7 +73,7 @@ class ModelError(TopworkError):
 
 
 class UnsupportedError(TopworkError):
-    """Something that topwork knows by name but cannot do yet."""
+    """A network that cannot do what is asked of it, such as to slide over a photo."""
 
 
 def did_you_mean(wrong: str, known: Iterable[str]) -> str:

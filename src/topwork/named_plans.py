@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from topwork.errors import PlanError, did_you_mean
 from topwork.phase import Phase, Stop
@@ -61,7 +62,9 @@ def named_plan(
         hint = did_you_mean(name, phases)
         raise PlanError(f"no plan is named {name!r}{hint}; known are auto, {', '.join(phases)}")
     chosen = phases[name]
-    if (epochs or rate) and not any(phase.epochs for phase in chosen):
+    given = {"epochs": epochs, "rate": rate}
+    changes: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+    if changes and not any(phase.epochs for phase in chosen):
         raise PlanError(f"plan {name} trains no layers; leave out --epochs and --rate")
     if reused and name == "scratch":
         raise PlanError("plan scratch reuses no layers; leave out --reused")
@@ -69,12 +72,7 @@ def named_plan(
         chosen = tuple(Phase(frozen=depth) for depth in frozen)
     elif frozen:
         chosen = (*chosen[:-1], *(replace(chosen[-1], frozen=depth) for depth in frozen))
-    chosen = tuple(
-        replace(phase, epochs=epochs or phase.epochs, rate=rate or phase.rate)
-        if phase.epochs
-        else phase
-        for phase in chosen
-    )
+    chosen = tuple(replace(p, **changes) if p.epochs else p for p in chosen)
     return Plan(
         backbone=backbone,
         kept=kept,

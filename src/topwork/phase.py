@@ -60,7 +60,7 @@ class Phase:
         epochs: passes over the training images. 0 means that only the head is trained, solved
             to its optimum on the cached codes.
         stop: when to end earlier.
-        gradual: begin frozen where the phase before ended (all frozen at first) and unfreeze
+        gradual: begin at the ``frozen`` of the phase before (all frozen at first) and unfreeze
             step by step down to ``frozen``, `epochs` epochs at each depth, until the validation
             score has not improved for ``stop.patience`` steps (default 2).
         batch: images for each step of the optimizer.

@@ -147,8 +147,9 @@ class Plan:
             raise PlanError(f"views is {self.views}; give 1 (the plain image alone) or more")
         if self.channels is not None and self.channels < 1:
             raise PlanError(f"channels is {self.channels}; give 1 (grey) or more, or null")
-        if self.input_size is not None and min(self.input_size) < 1:
-            raise PlanError(f"input_size is {self.input_size}; give height and width in pixels")
+        size = self.input_size
+        if size is not None and not (isinstance(size, tuple) and len(size) == 2 and min(size) > 0):
+            raise PlanError(f"input_size is {size}; give height and width in pixels")
 
     def settle(self, axis: Axis) -> Plan:
         """Fill in the defaults on a network's axis, and refuse what makes no sense there.

@@ -169,7 +169,7 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
             ).record()
             plan = Plan.from_dict(advice["recommended"])
         loaded = load_backbone(backbone, plan, seed)
-        require_solvable(loaded.plan)
+        require_solvable(loaded)
         fitted = fit_plan(loaded, images, audit, execution, seed)
         warn_of(fitted.lost)
         self.left_out_ = (*lost, *fitted.lost)

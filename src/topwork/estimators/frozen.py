@@ -65,9 +65,9 @@ class FrozenFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
     on the device): estimators share them, so that each fold and each setting of a search does not
     build its own. `release_networks` lets go of them.
 
-    X is a sequence of paths, of Pillow images, or of arrays, uint8 [H, W] or [H, W, C]; numeric
-    [n, d] is taken as flattened grey images, a convenience. An image that cannot be read is a
-    `topwork.errors.ImageError`: no row may be missing.
+    X is a sequence of paths, of Pillow images, or of arrays, uint8 or uint16, [H, W] or [H, W, C];
+    numeric [n, d] is taken as flattened grey images, a convenience. An image that cannot be read is
+    a `topwork.errors.ImageError`: no row may be missing.
 
         features = FrozenFeatures("timm:resnet18", depth="layer3")
         model = make_pipeline(features, StandardScaler(), LogisticRegression())

@@ -112,13 +112,18 @@ def require_fittable(plan: Plan) -> None:
             )
 
 
-def require_solvable(plan: Plan) -> None:
-    """Refuse a settled plan that solves for a head above layers that it means to train.
+def require_solvable(loaded: Loaded) -> None:
+    """Refuse a settled plan with a phase that cannot be: before anything is trained.
+
+    That solves for a head above layers that the plan means to train, or unfreezes where there is
+    nothing to unfreeze.
 
     Raises:
         PlanError: naming the phase.
     """
+    plan = loaded.plan
     for number, phase in enumerate(plan.phases, 1):
+        depths_of(loaded, number - 1)
         if not phase.epochs and phase.frozen != plan.kept:
             raise PlanError(
                 f"phase {number} freezes only up to {phase.frozen}, but has no epochs to train the"
@@ -159,7 +164,7 @@ def fit_plan(
     """
     plan, chain = loaded.plan, loaded.chain
     require_fittable(plan)
-    require_solvable(plan)
+    require_solvable(loaded)
     chain.network.to(execution.device).to(memory_format=LAYOUT)
     source = source_weights(loaded) if any(phase.pull for phase in plan.phases) else {}
     samples = Samples(loaded, images, audit, execution, track)
@@ -206,7 +211,7 @@ def run_phase(
         return solve(fitting, everything=not any(p.chooses for p in fitting.loaded.plan.phases))
     stretches: list[dict[str, Any]] = stopped.facts.get("stretches", []) if stopped else []
     under_way = stopped if stopped and stopped.facts["training"] else None
-    for depth in depths_of(fitting, phase, number)[len(stretches) :]:
+    for depth in depths_of(fitting.loaded, number)[len(stretches) :]:
         if given_up(stretches, phase):
             break
         fitting.lowest = min(fitting.lowest, depth.depth)
@@ -219,13 +224,17 @@ def run_phase(
     return stretches[0] if not phase.gradual else record_of_gradual(stretches)
 
 
-def depths_of(fitting: Fitting, phase: Phase, number: int) -> list[CutPoint]:
-    """Return the depths that a phase trains above, one after another.
+def depths_of(loaded: Loaded, number: int) -> list[CutPoint]:
+    """Return the depths that a phase of the plan, counted from 0, trains above, one by one.
 
-    A gradual one goes down from where the phase before froze: stage by stage where the network
-    has at least four of them below, else cut point by cut point.
+    A gradual one goes down from where the phase before was to freeze at last: stage by stage where
+    the network has at least four of them below, else cut point by cut point.
+
+    Raises:
+        PlanError: if there are none.
     """
-    chain, plan = fitting.loaded.chain, fitting.loaded.plan
+    chain, plan = loaded.chain, loaded.plan
+    phase = plan.phases[number]
     lowest = chain.resolve(phase.frozen or plan.kept or 0)
     if not phase.gradual:
         return [lowest]

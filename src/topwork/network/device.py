@@ -27,7 +27,7 @@ def choose_device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if available["cuda"] else "cpu"
     if name not in available:
-        hint = did_you_mean(name, available)
+        hint = "; did you mean 'cuda'?" if name == "gpu" else did_you_mean(name, available)
         raise UsageError(f"--device {name!r} is unknown{hint}; known are auto, cpu, cuda, mps")
     if not available[name]:
         raise UsageError(f"--device {name}: torch finds none on this machine; choose cpu or auto")

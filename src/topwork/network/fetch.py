@@ -18,6 +18,7 @@ from topwork.errors import BackboneError
 log = logging.getLogger("topwork")
 
 SECONDS_TO_ANSWER = 15
+OWN_FILE = "give a local file with --weights FILE"
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,9 @@ def fetch_from_hub(repository: str, filename: str) -> Path:
     name, _, revision = repository.partition("@")
     version = revision or None
     what = f"{filename} of huggingface.co/{repository}"
+    instead = "download the repository elsewhere and give its folder as --backbone"
+    if filename.endswith(".safetensors"):
+        instead = OWN_FILE
     try:
         return Path(
             huggingface_hub.hf_hub_download(name, filename, revision=version, local_files_only=True)
@@ -91,14 +95,14 @@ def fetch_from_hub(repository: str, filename: str) -> Path:
         _announce(what, metadata.size)
         return Path(huggingface_hub.hf_hub_download(name, filename, revision=version))
     except LocalEntryNotFoundError as error:
-        _unreachable(what, error)
+        _unreachable(what, error, instead)
     except EntryNotFoundError as error:
         raise BackboneError(
             f"hf-hub:{repository}: holds no {filename}; topwork reads repositories in timm's format"
             " (config.json and model.safetensors)"
         ) from error
     except Exception as error:  # the hub client's transport, and its errors, differ by version
-        _unreachable(what, error)
+        _unreachable(what, error, instead)
 
 
 def fetch_from_url(address: str) -> Path:
@@ -120,7 +124,7 @@ def fetch_from_url(address: str) -> Path:
             address, str(target), hash_prefix=checksum[1] if checksum else None, progress=False
         )
     except (OSError, RuntimeError) as error:  # RuntimeError: the checksum is wrong
-        _unreachable(address, error)
+        _unreachable(address, error, OWN_FILE)
     return target
 
 
@@ -135,8 +139,6 @@ def _announce(what: str, size: int | None) -> None:
     log.warning("fetching %s (%s)", what, f"{size / 1e6:.1f} MB" if size else "size not stated")
 
 
-def _unreachable(what: str, error: Exception) -> NoReturn:
+def _unreachable(what: str, error: Exception, instead: str) -> NoReturn:
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-    raise BackboneError(
-        f"cannot fetch {what} ({reason}); give a local file with --weights FILE"
-    ) from error
+    raise BackboneError(f"cannot fetch {what} ({reason}); {instead}") from error

@@ -17,7 +17,7 @@ SHIPPED_FOLDER = Path(__file__).with_name("rootstock")
 
 
 def name_or_shipped(name: str | None, weights: str | Path | None = None) -> str:
-    """Return the name of a backbone that was asked for, or say which one is taken instead.
+    """Return the name of the backbone that was asked for, or of the one that is taken instead.
 
     Args:
         name: what the user named, if anything.
@@ -30,9 +30,13 @@ def name_or_shipped(name: str | None, weights: str | Path | None = None) -> str:
         return name
     if weights is not None:
         raise UsageError(f"--weights {weights}: say with --backbone which network these are of")
+    return SHIPPED
+
+
+def say_shipped() -> None:
+    """Say which backbone is taken, as none was named, and how to name one."""
     log.info(
         "backbone: none is named, so %s, a small one that comes with topwork; for a stronger one"
         " give --backbone, such as timm:mobilenetv2_100 (`topwork zoo` lists some)",
         SHIPPED,
     )
-    return SHIPPED

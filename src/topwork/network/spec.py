@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 CHANNELS = "in_chans"
 """The argument for image channels: timm's name, here of every library; absent where there are 3."""
 
+SEE_ZOO = "; `topwork zoo` lists some"
+"""How to go on where a network's name is near to no other."""
 LIBRARIES = ("timm", "torchvision", "topwork")
 OWN_NAMES = (
     "cifar_resnet20",
@@ -207,7 +209,7 @@ def check_torchvision_classifier(name: str) -> None:
         return
     if name in models.list_models():
         raise BackboneError(f"torchvision:{name}: is not a float image classifier; choose another")
-    hint = did_you_mean(name, models.list_models(module=models))
+    hint = did_you_mean(name, models.list_models(module=models)) or SEE_ZOO
     raise BackboneError(f"torchvision has no network {name!r}{hint}")
 
 

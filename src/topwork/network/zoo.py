@@ -21,6 +21,7 @@ from topwork.network.shipped import SHIPPED, SHIPPED_FOLDER
 from topwork.network.spec import (
     LIBRARIES,
     OWN_NAMES,
+    SEE_ZOO,
     BackboneSpec,
     check_torchvision_classifier,
 )
@@ -116,6 +117,8 @@ def _from_bare_name(name: str) -> Backbone:
 def _why_not_a_folder(path: Path) -> str:
     if path.is_file():
         return "is a file; name the network with --backbone and give the file with --weights"
+    if (path / "model" / MODEL_FACTS).is_file():
+        return f"is a run folder; the model in it is {path / 'model'}"
     if path.is_dir():
         return f"has no config.json and no {BACKBONE_FACTS}; give {FOLDERS}"
     return "no such folder; a repository of the Hugging Face hub is written hf-hub:ORG/NAME"
@@ -130,7 +133,8 @@ def _from_timm(name: str) -> Backbone:
     current = timm.models.get_deprecated_models().get(name) or name
     architecture, _, tag = current.partition(".")
     if not timm.is_model(architecture):
-        raise BackboneError(f"timm has no network {name!r}{did_you_mean(name, timm.list_models())}")
+        hint = did_you_mean(name, timm.list_models()) or SEE_ZOO
+        raise BackboneError(f"timm has no network {name!r}{hint}")
     try:
         config = timm.models.get_pretrained_cfg(current)
     except RuntimeError as error:
@@ -300,7 +304,7 @@ def _from_topwork(name: str) -> Backbone:
     if name == ROOTSTOCK:
         return replace(_from_own_folder(SHIPPED_FOLDER, BACKBONE_FACTS), name=SHIPPED)
     if name not in OWN_NAMES:
-        hint = did_you_mean(name, [ROOTSTOCK, *OWN_NAMES])
+        hint = did_you_mean(name, [ROOTSTOCK, *OWN_NAMES]) or SEE_ZOO
         raise BackboneError(f"topwork has no network {name!r}{hint}")
     arguments: dict[str, Any] = {"num_classes": 10}
     if name == "small_convnet":

@@ -84,9 +84,14 @@ def settle_recipe(
         try:
             asked = json.loads(Path(changes).read_text(encoding="utf-8"))
         except OSError as error:
-            raise UsageError(f"--recipe {changes} cannot be read ({error.strerror})") from error
+            raise UsageError(
+                f"--recipe {changes} cannot be read ({error.strerror}); give a JSON file"
+            ) from error
         except ValueError as error:
-            raise PlanError(f"--recipe {changes} is not readable JSON ({error})") from error
+            raise PlanError(
+                f"--recipe {changes} is not readable JSON ({error}); write an object such as"
+                ' {"phase": {"epochs": 10}}'
+            ) from error
         if not isinstance(asked, dict):
             raise PlanError(f"--recipe {changes} holds no object; write it like {{}}")
     named_method = asked.pop("method", method)

@@ -108,7 +108,7 @@ def read_evidence(folder: Path) -> dict[str, Any]:
         evidence = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         if not folder.exists():
-            reason = "there is no such folder; give a run folder, what `topwork fit --out` named"
+            reason = "does not exist; give a run folder, what `topwork fit --out` named"
         elif (folder / RECORD).is_file():
             reason = f"has no {EVIDENCE}: no report was written with it; fit again"
         else:
