@@ -12,9 +12,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from topwork import api
+from topwork.data.augment import View, render_view
+from topwork.data.decode import decode
+from topwork.network.predictor import load
 
 COMMANDS = (
     *("demo", "fit", "profile", "advise", "report", "predict"),
@@ -263,6 +267,23 @@ def test_predict_one_json_object(topwork, fitted, mixed) -> None:
         "model": f"{fitted.folder}/model",
         "predictions": [strict_json(line) for line in lines],
     }
+
+
+def test_predict_takes_the_mean_over_views(topwork, fitted, mixed) -> None:
+    result = topwork("predict", fitted.folder, *mixed, "--views", 3, "--top", 3, "--json")
+    model = load(fitted.folder)
+    found = [row for row in strict_json(result.out)["predictions"] if "error" not in row]
+    assert found
+    for row in found:
+        data = Path(row["path"]).read_bytes()
+        picture, digest = decode(data, "it"), hashlib.sha256(data).hexdigest()
+        answers = [
+            model.answers(render_view(picture, model.opened.preprocessing, View(n), digest)[None])
+            for n in range(3)
+        ]
+        assert len(np.unique(answers, axis=0)) == 3
+        mean = dict(zip(model.labels, np.mean(answers, axis=0)[0], strict=True))
+        assert {p["label"]: p["probability"] for p in row["top"]} == pytest.approx(mean, abs=1e-6)
 
 
 def test_predict_asks_for_more_classes_than_there_are(topwork, fitted, mixed) -> None:

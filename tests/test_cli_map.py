@@ -141,7 +141,7 @@ def test_a_row_is_written_before_the_next_image_is_looked_at(
 ) -> None:
     seen = []
 
-    def one_by_one(self, images, indices, track):
+    def one_by_one(self, images, indices, track, views):
         for index in indices:
             seen.append(Path("out").read_text(encoding="utf-8"))
             yield index, np.array([0.5, 0.3, 0.2])

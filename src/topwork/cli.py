@@ -1,4 +1,4 @@
-"""The command line. Every command is a thin face of a function in `topwork.api`.
+"""The command line. Every command is a thin face of a function below (README's map of the code).
 
 Results go to stdout, everything else to stderr. Errors of the user's are one line and exit
 with 2. Heavy packages are imported inside the commands, so that help answers at once.
@@ -10,7 +10,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -56,8 +56,10 @@ from topwork.report.terminal import (
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from topwork.data.image_set import ImageSet
-    from topwork.data.loading import Track
+    from topwork.errors import ImageError
     from topwork.network.predictor import Predictor
     from topwork.report.class_map import MapFolder
 
@@ -191,6 +193,10 @@ def predict(
     model: Annotated[Path, typer.Argument(help="A run folder, or the model/ in one.")],
     images: Annotated[list[Path], typer.Argument(help="Image files and folders.")],
     top: Annotated[int, typer.Option(help="Classes to list for each image.", min=1)] = 1,
+    views: Annotated[
+        int,
+        typer.Option(help="Views of each image to take the mean over; 1 is the plain one.", min=1),
+    ] = 1,
     form: Annotated[str, typer.Option("--format", help="csv or jsonl.")] = "csv",
     map_folder: Annotated[
         Path | None,
@@ -221,7 +227,9 @@ def predict(
         note(f"{name}: {reason}")
     unread: list[str] = []
     # Rows that appear show the progress; a bar of rich's would catch them on their way to stdout.
-    rows = predicted(predictor, found, top, maps, unread, track if as_json else untracked)
+    tracked = track if as_json else untracked
+    answers = predictor.predict_set(found, range(len(found)), track=tracked, views=views)
+    rows = predicted(predictor, found, answers, top, maps, unread)
     if as_json:
         print_json({"model": str(model), "predictions": list(rows)})
     elif form == "jsonl":
@@ -325,17 +333,16 @@ def export(
 def predicted(
     predictor: Predictor,
     images: ImageSet,
+    answers: Iterable[tuple[int, np.ndarray | ImageError]],
     top: int,
     maps: MapFolder | None,
     unread: list[str],
-    progress: Track,
 ) -> Iterator[dict[str, Any]]:
     """Yield a row for each image, its map drawn; list those that cannot be read in ``unread``."""
     from topwork.errors import ImageError
     from topwork.report.predictions import prediction
 
-    indices = range(len(images.items))
-    for index, result in predictor.predict_set(images, indices, track=progress):
+    for index, result in answers:
         name = images.items[index].name
         if isinstance(result, ImageError):
             note(str(result))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from topwork.data.arrays import encode
+from topwork.data.augment import View
 from topwork.data.decode import decode, quiet, upright_picture
 from topwork.data.image_set import ImageSet
 from topwork.data.loading import Track, map_ahead, read_view, untracked
@@ -95,26 +96,41 @@ class Predictor:
         indices: Sequence[int],
         digests: Sequence[str] | None = None,
         track: Track = untracked,
+        views: int = 1,
     ) -> Iterator[tuple[int, np.ndarray | ImageError]]:
         """Yield for some images of a set their index with its answers [labels], or an error.
 
         Answers are probabilities, or numbers where the model predicts such.
 
-        Where digests are given, an image whose bytes have another SHA-256 is an error.
+        Args:
+            images: the set.
+            indices: which of them.
+            digests: their SHA-256; an image whose bytes have another is an error.
+            track: shows progress.
+            views: of each image, whose answers are averaged: the plain one, then others, drawn as
+                the plan draws views to train on; of an image they are always the same.
         """
         expected = dict(zip(indices, digests, strict=True)) if digests else {}
+        drawn = [View(number, self.opened.plan.augment) for number in range(views)]
 
         def work(batch: Sequence[int]) -> list[np.ndarray | ImageError]:
-            view = self.opened.preprocessing
-            views = [read_view(images, index, expected.get(index), view) for index in batch]
-            good = [view for view in views if not isinstance(view, ImageError)]
-            rows = iter(self.answers(np.stack(good)) if good else [])
-            return [view if isinstance(view, ImageError) else next(rows) for view in views]
+            found = [self.answers_or_errors(images, batch, expected, view) for view in drawn]
+            return [mean_of(of_one) for of_one in zip(*found, strict=True)]
 
         batches = [indices[i : i + BATCH] for i in range(0, len(indices), BATCH)]
         with quiet(), one_core_a_thread():
             for batch, results in map_ahead(track(batches, "predicting"), work):
                 yield from zip(batch, results, strict=True)
+
+    def answers_or_errors(
+        self, images: ImageSet, batch: Sequence[int], expected: Mapping[int, str], view: View
+    ) -> list[np.ndarray | ImageError]:
+        """Return the answers to a view of at most one batch of images of a set."""
+        preprocessing = self.opened.preprocessing
+        views = [read_view(images, i, expected.get(i), preprocessing, view) for i in batch]
+        good = [view for view in views if not isinstance(view, ImageError)]
+        rows = iter(self.answers(np.stack(good)) if good else [])
+        return [view if isinstance(view, ImageError) else next(rows) for view in views]
 
     def answers(self, pixels: np.ndarray) -> np.ndarray:
         """Return the answers to at most one batch of views.
@@ -151,6 +167,13 @@ class Predictor:
         else:
             raise ImageError(type(image).__name__, "give a path, a Pillow image or an array")
         return render(picture, preprocessing)
+
+
+def mean_of(answers: Sequence[np.ndarray | ImageError]) -> np.ndarray | ImageError:
+    """Return the mean of the answers to several views of an image, or the first error."""
+    good = [row for row in answers if not isinstance(row, ImageError)]
+    errors = [row for row in answers if isinstance(row, ImageError)]
+    return errors[0] if errors else np.mean(good, axis=0)
 
 
 def checked(pixels: np.ndarray) -> np.ndarray:
