@@ -80,7 +80,7 @@ def demo(
     out: Annotated[Path, typer.Option(help="The run folder to make.")] = Path("demo-run"),
     photos: Annotated[
         Path | None,
-        typer.Option(help="Show it on these images of one class each, instead of digits."),
+        typer.Option(help="Show it on these images, laid out as for fit, instead of digits."),
     ] = None,
     seed: Seed = 0,
     as_json: Json = False,
