@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -195,6 +196,24 @@ def test_the_cheapest_within_a_standard_error_of_the_best_is_taken():
     far = standing("far", 1, base + noise + 3.0 * 0.5 / np.sqrt(200))
     groups = np.arange(200)
     assert cheapest_of_the_best([dear, near, far], groups) is near
+
+
+@pytest.mark.parametrize(("errors", "taken"), [(1.5, "features"), (2.5, "trained")])
+def test_who_raced_must_be_clearly_ahead_of_the_features(errors, taken):
+    """Of several that are no better, the best looks better by chance."""
+    generator, groups = np.random.default_rng(0), np.arange(200)
+    noise = generator.normal(0, 1, 200)
+    noise = (noise - noise.mean()) / noise.std(ddof=1)
+    features, trained = (
+        standing_of(Candidate(name, Plan("any"), "", "", cost), 200)
+        for name, cost in (("features", 1), ("trained", 9))
+    )
+    base = generator.gamma(1.0, 1.0, 200)
+    trained.champion_losses, trained.losses = base, base + noise - errors / np.sqrt(200)
+    going = Race(SimpleNamespace(groups=groups), None, [], 1.0, 0.0, {}, features, [trained])
+    best = winner(going)
+    assert best is not None
+    assert best.candidate.name == taken
 
 
 def test_a_trial_that_fails_drops_out_and_the_others_go_on(measured, monkeypatch):

@@ -400,7 +400,7 @@ def test_candidates_are_grouped_by_what_their_figures_were_measured_on(reports: 
         places = [shown.index(word) for word in words]
         assert places == sorted(places)  # as they were tried, cheapest first, not by loss
         assert "same folds" not in shown
-        assert "unless a trial is better by more than one standard error" in shown
+        assert "unless a trial is better by more than two standard errors" in shown
     for count in (64, 26, 13):
         assert f" on {count} images" in page.text
         assert re.search(rf"\| 0\.\d+ \| {count} \|", markdown)

@@ -90,7 +90,9 @@ class Advice:
                 " loss on frozen features, and is the safer of equals"
             )
         if trials:
-            text += f"; none of {trials} others that were tried is better beyond one standard error"
+            text += (
+                f"; none of {trials} others that were tried is better beyond two standard errors"
+            )
         return text
 
     def why_trained(self, name: str) -> str:

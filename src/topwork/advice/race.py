@@ -52,7 +52,9 @@ FAR_BEHIND = 2.0
 """Standard errors of the paired loss by which a candidate must lie behind to drop out at once."""
 
 CLEARLY = 2.0
-"""Likewise, for the leader to be so far ahead that more trials would change nothing."""
+"""Likewise, by which one must be ahead of the champion to be taken in its place, and by which the
+leader is so far ahead that more trials would change nothing. Of four that are just as good as the
+champion, the best looks one standard error better by chance."""
 
 SHARE = 0.25
 """Of the time that fitting all candidates once would take, trying them may take this by default."""
@@ -385,13 +387,13 @@ def decided(race: Race) -> bool:
 def winner(race: Race) -> Standing | None:
     """Return who is recommended; None if nobody was judged.
 
-    The champion, unless candidates that raced are ahead of it by more than a standard error: then
-    the cheapest of these that cannot be told apart from the one that is furthest ahead.
+    The champion, unless candidates that raced are clearly ahead of it (`CLEARLY`): then the
+    cheapest of these that cannot be told apart from the one that is furthest ahead.
     """
     groups, champion = race.task.groups, race.champion
     if champion is None:
         return cheapest_of_the_best(race.survivors, groups) if race.survivors else None
-    ahead = [s for s in race.survivors if errors_ahead(s, groups) > ONE_STANDARD_ERROR]
+    ahead = [s for s in race.survivors if errors_ahead(s, groups) > CLEARLY]
     if not ahead:
         return champion
     best = max(ahead, key=lambda standing: mean_of(standing.gains()))

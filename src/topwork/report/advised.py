@@ -183,8 +183,8 @@ def caption_of_candidates(metric: str, champion: str | None) -> str:
     )
     if champion:
         text += (
-            " Recommended are frozen features, unless a trial is better by more than one standard"
-            " error of the loss."
+            " Recommended are frozen features, unless a trial is better by more than two standard"
+            " errors of the loss."
         )
     return text
 
