@@ -149,6 +149,31 @@ class Samples:
             [inputs.whole(view, lambda codes: codes.rows) for view in range(views)]
         )
 
+    def side_by_side(
+        self,
+        depths: Sequence[str],
+        pools: Sequence[str],
+        indices: Sequence[int],
+        views: int,
+        settled: dict[str, str] | None = None,
+    ) -> CachedInputs:
+        """Return codes of images at several depths, each pooled in a way of its own.
+
+        Args:
+            depths: by depth, the plan's uppermost code the last.
+            pools: how they are pooled, see `topwork.network.codes.pool_module`.
+            indices: which images.
+            views: of each image, as in `at`.
+            settled: likewise.
+        """
+        chain = self.loaded.chain
+        top = chain.resolve(depths[-1])
+        view = self.loaded.backbone.preprocessing
+        extractor = prepare(chain, depths, pools, view, self.execution)
+        settled = settled or self.settle(extractor, top, indices, views, 1)
+        extractor = extractor.treated(runtime=settled["runtime"])
+        return self.cached(extractor, top, settled["form"], indices, views, settled)
+
     def cached(
         self,
         extractor: Extractor,

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from topwork.errors import ChainError
 from topwork.network.chain import Chain, CutPoint
 from topwork.network.cut import codes_segment
+from topwork.network.grid import GRID, GridPool
 from topwork.network.layout import Layout
 
 
@@ -102,8 +103,11 @@ def pool_module(chain: Chain, cut: CutPoint, how: str) -> nn.Module:
     """Return the module that pools a cut's tensor.
 
     At L, and with the source's own pooling, it is the source's own code, so that a model built
-    from it gives the bits that the source network would.
+    from it gives the bits that the source network would. Beside the poolings of plans it knows
+    those to a grid, see `topwork.network.grid`.
     """
+    if how.startswith(GRID):
+        return GridPool(cut.shape, cut.layout, how)
     if cut is chain.top and how == source_pool(chain):
         part = codes_segment(chain)
         if part is not None:

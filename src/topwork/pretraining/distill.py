@@ -1,10 +1,11 @@
 """Distillation: a small student learns what a pretrained teacher makes of unlabeled images.
 
-Of each view of an image the student learns two things:
+Of each view of an image the student learns three things:
 
 * the teacher's codes at L, the input of its last linear layer, as a linear layer reads them off the
-  student's own codes (the hints of Romero et al. 2015, "FitNets"). The loss is the squared error,
-  each of the teacher's columns in units of its deviation, mean over the columns;
+  student's own codes. The loss is the squared error, each of the teacher's columns in units of its
+  deviation, mean over the columns;
+* what its lower layers make of parts of the image, likewise (`topwork.pretraining.hints`);
 * where the teacher's weights hold its source's classifier, what that says of them (Hinton et al.
   2015): with the logits z of the teacher and s of the student's own classifier, and a temperature
   T, T^2 KL(softmax(z / T) || softmax(s / T)).
@@ -19,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -28,7 +30,7 @@ from torch.nn import functional
 from topwork.errors import PlanError, UsageError
 from topwork.learn.loop import Epoch, Inputs
 from topwork.learn.objective import Scale
-from topwork.learn.samples import Samples
+from topwork.learn.samples import CachedInputs, Samples
 from topwork.network.codes import pool_module, source_pool
 from topwork.network.cut import segment
 from topwork.network.loading import Loaded
@@ -37,13 +39,16 @@ from topwork.network.state import read_state
 from topwork.network.weights import match_names
 from topwork.phase import Phase
 from topwork.plan import Augment
+from topwork.pretraining.hints import Hint, HintReader, by_cell, hints_between
 from topwork.pretraining.material import Material, outputs_of
 from topwork.pretraining.recipe import Recipe, require_positive, require_share
 from topwork.pretraining.stages import Progress, progress_of
 from topwork.pretraining.watching import share_found
 
-PAPER = "Hinton et al. 2015; Romero et al. 2015 (codes); Beyer et al. 2022 (same views)"
+PAPER = "Hinton et al. 2015; Romero et al. 2015 (codes, hints); Beyer et al. 2022 (same views)"
 STAGE = "distillation"
+TAUGHT = "what the teacher makes of them"
+"""Under this name is kept how its codes are come by."""
 SCALED = 10_000
 """Images whose codes tell mean and deviation of the teacher's columns, at most."""
 
@@ -60,6 +65,8 @@ class DistillRecipe(Recipe):
         flip: whether half of those are mirrored, left for right.
         logits: weight of what the teacher's classifier says, beside its codes; 0 for codes alone.
         temperature: that both classifiers' logits are divided by.
+        hints: weight of what the teacher's lower layers make of parts of the image; 0 for nothing.
+            Networks without maps of the same resolution have no hints.
         mix_strength: above 0, images of a batch are mixed with each other and so are their
             teacher's codes (mixup, Zhang et al. 2018), by shares from a Beta distribution of which
             both parameters are this: 1 draws them evenly. Few images are then not learned by heart.
@@ -76,13 +83,14 @@ class DistillRecipe(Recipe):
     flip: bool = True
     logits: float = 1.0
     temperature: float = 2.0
+    hints: float = 3.0
     mix_strength: float = 0.0
 
     def __post_init__(self) -> None:
         require_positive(self, "views", "temperature")
         require_share(self, "least_area")
-        if min(self.logits, self.mix_strength) < 0:
-            raise PlanError("recipe: logits and mix_strength are not negative")
+        if min(self.logits, self.hints, self.mix_strength) < 0:
+            raise PlanError("recipe: logits, hints and mix_strength are not negative")
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +99,7 @@ class Lessons:
 
     Attributes:
         images: what the student takes.
-        codes: pooled at the teacher's L.
+        codes: of the teacher, those of hints the first, those at its L the last.
     """
 
     images: Inputs
@@ -101,7 +109,7 @@ class Lessons:
         return len(self.images)
 
     def batch(self, rows: Sequence[int], epoch: int) -> tuple[Tensor, ...]:
-        """Return pixels [n, C, H, W] and codes [n, D] of some images."""
+        """Return pixels [n, C, H, W] and codes, each [n, D], of some images."""
         return (*self.images.batch(rows, epoch), *self.codes.batch(rows, epoch))
 
 
@@ -109,7 +117,7 @@ class Student(nn.Module):
     """A network that learns a teacher's codes, and its logits where there is a classifier.
 
     Args:
-        layers: map pixels [n, C, H, W] to the tensor at the student's L.
+        layers: one after another they map pixels [n, C, H, W] to the tensor at the student's L.
         pool: makes codes of that, [n, d].
         width: of these, d.
         scale: of the teacher's codes [n, D].
@@ -117,6 +125,8 @@ class Student(nn.Module):
         head: weight [classes, D] and bias [classes] of the teacher's.
         temperature: T.
         weight: of the logits' part of the loss.
+        hints: each reads the map that the layers of the same number give.
+        hint_weight: of their part of the loss.
         mix_strength: as in `DistillRecipe`.
     """
 
@@ -127,7 +137,7 @@ class Student(nn.Module):
 
     def __init__(
         self,
-        layers: nn.Module,
+        layers: Sequence[nn.Module],
         pool: nn.Module,
         width: int,
         scale: Scale,
@@ -136,55 +146,66 @@ class Student(nn.Module):
         head: tuple[Tensor, Tensor] | None = None,
         temperature: float = 1.0,
         weight: float = 1.0,
+        hints: Sequence[HintReader] = (),
+        hint_weight: float = 0.0,
         mix_strength: float = 0.0,
     ) -> None:
         super().__init__()
-        self.layers, self.pool, self.classifier = layers, pool, classifier
+        self.layers, self.pool, self.classifier = nn.ModuleList(layers), pool, classifier
+        self.hints = nn.ModuleList(hints)
         self.reader = nn.Linear(width, len(scale.mean))
         self.temperature, self.weight, self.mix_strength = temperature, weight, mix_strength
+        self.hint_weight = hint_weight
         self.register_buffer("mean", scale.mean)
         self.register_buffer("deviation", scale.deviation)
         if head:
             self.register_buffer("head_weight", head[0])
             self.register_buffer("head_bias", head[1])
 
-    def forward(self, pixels: Tensor, codes: Tensor) -> Tensor:
+    def forward(self, *given: Tensor) -> Tensor:
         """Return [n, 2]: the loss, and whether both classifiers name the same class.
 
         Args:
-            pixels: normalized for the student.
-            codes: the teacher's, of the same views.
+            *given: pixels, normalized for the student, and what the teacher makes of the same
+                views: the maps of hints, and last its codes.
         """
         if self.training and self.mix_strength:
-            pixels, codes = mixed(pixels, codes, self.mix_strength)
-        values = self.layers(pixels)
+            given = mixed(given, self.mix_strength)
+        pixels, *maps, codes = given
+        values, errors = pixels, []
+        for number, part in enumerate(self.layers):
+            values = part(values)
+            if number < len(maps):
+                errors.append(self.hints[number](values, maps[number]))
         read = self.reader(self.pool(values)).float()
         losses = (read - (codes - self.mean) / self.deviation).square().mean(1)
+        if errors:
+            losses = losses + self.hint_weight * torch.stack(errors).mean(0)
         agree = torch.zeros_like(losses)
         if self.classifier is not None:
-            given = self.classifier(values).float()
+            named = self.classifier(values).float()
             with torch.autocast(codes.device.type, enabled=False):  # so that classes do not tie
                 wanted = functional.linear(codes, self.head_weight, self.head_bias)
-            losses = losses + self.weight * divergence(given, wanted, self.temperature)
-            agree = (given.argmax(1) == wanted.argmax(1)).to(losses.dtype)
+            losses = losses + self.weight * divergence(named, wanted, self.temperature)
+            agree = (named.argmax(1) == wanted.argmax(1)).to(losses.dtype)
         return torch.stack([losses, agree], 1)
 
 
-def mixed(pixels: Tensor, codes: Tensor, strength: float) -> tuple[Tensor, Tensor]:
+def mixed(parts: Sequence[Tensor], strength: float) -> tuple[Tensor, ...]:
     """Return images mixed with others of the batch, and their codes by the same shares.
 
     What a linear classifier says of mixed codes is the mixture of what it says of each.
 
     Args:
-        pixels: [n, C, H, W].
-        codes: [n, D].
+        parts: pixels [n, C, H, W], codes [n, D].
         strength: both parameters of the Beta distribution that each image's share is drawn from.
     """
-    count, device = len(codes), codes.device
-    shares = torch.distributions.Beta(strength, strength).sample((count, 1)).to(device)
+    count, device = len(parts[0]), parts[0].device
+    shares = torch.distributions.Beta(strength, strength).sample((count,)).to(device)
     others = torch.randperm(count).to(device)
-    blended = torch.lerp(pixels[others], pixels, shares.view(-1, 1, 1, 1))
-    return blended, torch.lerp(codes[others], codes, shares)
+    return tuple(
+        torch.lerp(part[others], part, shares.view(-1, *[1] * (part.dim() - 1))) for part in parts
+    )
 
 
 def divergence(given: Tensor, wanted: Tensor, temperature: float) -> Tensor:
@@ -220,12 +241,13 @@ def pretrain_distill(material: Material, recipe: DistillRecipe) -> Iterator[Prog
         for samples in (material.samples, material.teacher)
     )
     source = material.teacher.loaded
+    hints = hints_between(material.chain, source.chain) if recipe.hints else []
     images, other_images = pupil.inputs(material.chain.cuts[0], phase.epochs, recipe.views)
-    codes, other_codes = teacher.inputs(source.chain.top, phase.epochs, recipe.views)
+    codes, other_codes = taught(teacher, hints, recipe.views)
     inputs, held_out = Lessons(images, codes), None
     if other_images is not None and other_codes is not None:
         held_out = Lessons(other_images, other_codes)
-    student = student_of(material, source, codes, recipe).to(material.device)
+    student = student_of(material, source, codes, hints, recipe).to(material.device)
     for epoch in material.stages.train(STAGE, student, phase, inputs, held_out):
         if epoch is None:
             yield None
@@ -244,8 +266,32 @@ def seeing(samples: Samples, crop: float, augment: Augment) -> Samples:
     return replace(samples, loaded=replace(loaded, backbone=backbone, plan=plan))
 
 
+def taught(
+    material: Material, hints: Sequence[Hint], views: int
+) -> tuple[CachedInputs, CachedInputs | None]:
+    """Return what the teacher makes of the images to learn from and of those held out.
+
+    Args:
+        material: its samples are the teacher's.
+        hints: whose maps come first; its codes at L are the last.
+        views: of each image to learn from.
+    """
+    samples, settled = material.samples, material.stages.settled
+    depths = [*(hint.theirs.name for hint in hints), samples.loaded.chain.top.name]
+    pools = [*(hint.pool for hint in hints), samples.loaded.plan.pool or "flatten"]
+    own = samples.side_by_side(depths, pools, material.indices, views, settled.get(TAUGHT))
+    settled[TAUGHT] = own.settled
+    if not material.held_out:
+        return own, None
+    return own, samples.side_by_side(depths, pools, material.held_out, 1, own.settled)
+
+
 def student_of(
-    material: Material, teacher: Loaded, codes: Inputs, recipe: DistillRecipe
+    material: Material,
+    teacher: Loaded,
+    codes: Inputs,
+    hints: Sequence[Hint],
+    recipe: DistillRecipe,
 ) -> Student:
     """Return the network as a student; it shares all tensors with it.
 
@@ -253,26 +299,50 @@ def student_of(
         material: the network, which has as many outputs as the teacher's classifier.
         teacher: its weights' file is read.
         codes: what the teacher makes of the images.
-        recipe: how much logits count.
+        hints: whose maps come first in these.
+        recipe: how much logits and hints count.
     """
     chain = material.chain
     head = classifier_of(teacher) if recipe.logits else None
     pool = material.loaded.plan.pool or "flatten"
     rng = np.random.default_rng(material.seed)
     rows = np.sort(rng.permutation(len(codes))[:SCALED]).tolist()
+    ends = [*(hint.own for hint in hints if hint.own.depth < chain.top.depth), chain.top]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(material.seed)
         return Student(
-            segment(chain, chain.cuts[0], chain.top),
+            [segment(chain, a, b) for a, b in pairwise([chain.cuts[0], *ends])],
             pool_module(chain, chain.top, pool),
             code_width(chain, [chain.top.name], pool),
-            Scale.of(outputs_of(nn.Identity(), codes, rows)),
+            Scale.of(outputs_of(Part(len(hints)), codes, rows)),
             classifier=segment(chain, chain.top, None) if head else None,
             head=head,
             temperature=recipe.temperature,
             weight=recipe.logits,
+            hints=[
+                HintReader(hint, scale_of_cells(outputs_of(Part(number), codes, rows), hint))
+                for number, hint in enumerate(hints)
+            ],
+            hint_weight=recipe.hints,
             mix_strength=recipe.mix_strength,
         )
+
+
+class Part(nn.Module):
+    """Gives one of several codes as it is: maps all of them to that of a number."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+    def forward(self, *codes: Tensor) -> Tensor:
+        """Return the codes of the number."""
+        return codes[self.number]
+
+
+def scale_of_cells(pooled: Tensor, hint: Hint) -> Scale:
+    """Return the scale of a map's channels, over images and cells."""
+    return Scale.of(by_cell(pooled, hint.rows * hint.columns).flatten(0, 1))
 
 
 def classifier_of(teacher: Loaded) -> tuple[Tensor, Tensor] | None:

@@ -1,0 +1,99 @@
+"""Hints: which maps are paired, what is read off them, and that a student learns them."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from pretraining import assert_resumes, drawings, tiny_material, trained
+from test_pretraining_distill import SHORT, teacher_in
+from topwork.learn.objective import Scale
+from topwork.network.chain import Chain
+from topwork.network.loading import load_backbone
+from topwork.network.zoo import find_backbone
+from topwork.phase import Phase
+from topwork.plan import Plan
+from topwork.pretraining.distill import DistillRecipe, Student
+from topwork.pretraining.hints import FINEST, HintReader, hints_between
+
+
+def chain_of(name: str, size: int) -> Chain:
+    phases = (Phase(frozen="input", epochs=1),)
+    plan = Plan(name, reused="0", phases=phases, input_size=(size, size))
+    return load_backbone(find_backbone(name), plan).chain
+
+
+def test_maps_of_the_same_resolution_are_paired() -> None:
+    student, teacher = chain_of("timm:regnetx_002", 96), chain_of("timm:mobilenetv2_100", 224)
+    found = hints_between(student, teacher)
+    assert [(hint.own.name, hint.theirs.name) for hint in found] == [
+        ("s2", "blocks.2.2"),
+        ("s3.b4", "blocks.4.2"),
+        ("s4.b7", "blocks.6"),
+    ]
+    for hint in found:
+        assert 96 // hint.own.shape[1] == 224 // hint.theirs.shape[1]
+        assert hint.rows == hint.columns == min(FINEST, hint.own.shape[1], hint.theirs.shape[1])
+        assert hint.theirs.depth < teacher.top.depth
+
+
+def test_networks_without_maps_have_none() -> None:
+    assert hints_between(chain_of("topwork:dense", 28), chain_of("topwork:small_convnet", 28)) == []
+
+
+def test_loss_is_that_of_a_loop_over_cells() -> None:
+    (hint,) = hints_between(chain_of("topwork:small_convnet", 8), chain_of("timm:resnet18", 64))[:1]
+    generator = torch.Generator().manual_seed(0)
+    count, cells = 3, hint.rows * hint.columns
+    own = torch.randn(count, *hint.own.shape, generator=generator)
+    theirs = torch.randn(count, hint.theirs.shape[0] * cells, generator=generator)
+    scale = Scale(torch.randn(hint.theirs.shape[0]), torch.rand(hint.theirs.shape[0]) + 0.5)
+    reader = HintReader(hint, scale)
+    found = reader(own, theirs)
+    height, width = hint.own.shape[1] // hint.rows, hint.own.shape[2] // hint.columns
+    for image in range(count):
+        errors = []
+        for cell in range(cells):
+            row, column = divmod(cell, hint.columns)
+            part = own[image, :, row * height :, column * width :][:, :height, :width]
+            read = reader.reader.weight @ part.mean((1, 2)) + reader.reader.bias
+            wanted = theirs[image].view(-1, cells)[:, cell]
+            errors.append(((read - (wanted - scale.mean) / scale.deviation) ** 2).mean())
+        assert found[image].item() == pytest.approx(torch.stack(errors).mean().item(), rel=1e-4)
+
+
+def test_hints_add_their_mean_by_their_weight() -> None:
+    class Tells(nn.Module):
+        def forward(self, values: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+            return values.flatten(1).mean(1) + wanted[:, 0]
+
+    layers, scale = [nn.Identity(), nn.ReLU()], Scale(torch.zeros(4), torch.ones(4))
+    pixels, codes = torch.randn(5, 3, 2, 2), torch.randn(5, 4)
+    maps = torch.randn(2, 5, 6)
+    plain = Student(layers, nn.Flatten(), 12, scale)
+    both = Student(layers, nn.Flatten(), 12, scale, hints=[Tells(), Tells()], hint_weight=2.0)
+    both.load_state_dict(plain.state_dict())
+    told = [values.flatten(1).mean(1) for values in (pixels, pixels.relu())]
+    expected = plain(pixels, codes)[:, 0] + 2.0 * (sum(told) + maps[:, :, 0].sum(0)) / 2
+    torch.testing.assert_close(both(pixels, *maps, codes)[:, 0], expected)
+
+
+HINTED = DistillRecipe(Phase(epochs=12, batch=8, rate=0.01), views=2, logits=0.0, hints=1.0)
+
+
+def test_a_student_learns_them(tmp_path: Path) -> None:
+    """With hints the loss is more, by what is left of their error; and it falls."""
+    how = {"images": drawings(80), "teacher": teacher_in(tmp_path, 16)}
+    plain, hinted = (
+        trained(tiny_material(tmp_path / str(recipe.hints), recipe, **how), recipe)
+        for recipe in (replace(HINTED, hints=0.0), HINTED)
+    )
+    assert hinted[0].held_out > plain[0].held_out
+    assert hinted[-1].held_out - plain[-1].held_out < 0.7 * (hinted[0].held_out - plain[0].held_out)
+
+
+def test_an_interruption_changes_nothing(tmp_path: Path) -> None:
+    recipe = replace(SHORT, hints=1.0, mix_strength=0.5)
+    assert_resumes(tmp_path, recipe, 7, teacher=teacher_in(tmp_path))
