@@ -175,7 +175,7 @@ class Student(nn.Module):
         values, errors = pixels, []
         for number, part in enumerate(self.layers):
             values = part(values)
-            if number < len(maps):
+            if self.training and number < len(maps):
                 errors.append(self.hints[number](values, maps[number]))
         read = self.reader(self.pool(values)).float()
         losses = (read - (codes - self.mean) / self.deviation).square().mean(1)
@@ -223,6 +223,8 @@ def divergence(given: Tensor, wanted: Tensor, temperature: float) -> Tensor:
 
 def pretrain_distill(material: Material, recipe: DistillRecipe) -> Iterator[Progress | None]:
     """Let the network learn from the material's teacher; yield after every step.
+
+    The loss on held-out images is that of codes and logits alone, whatever the hints.
 
     Each epoch tells the loss on held-out images, and where there is a classifier, on how large a
     share of these the student names the class that the teacher does, with its 95 % interval.
