@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from pretraining import (
+    assert_equal_weights,
     assert_resumes,
     drawings,
     tiny_material,
@@ -19,6 +20,7 @@ from topwork.advice.source_classifier import source_probabilities
 from topwork.data.items import images_from_arrays
 from topwork.errors import PlanError, UsageError
 from topwork.making import pretrain
+from topwork.network.cut import segment
 from topwork.network.loading import load_backbone
 from topwork.network.zoo import find_backbone
 from topwork.phase import Phase
@@ -160,3 +162,14 @@ def test_no_classes(tmp_path: Path) -> None:
 def test_impossible_crops(area: float) -> None:
     with pytest.raises(PlanError, match="least_area"):
         SHORT.changed({"least_area": area})
+
+
+def test_a_stage_that_has_ended_is_not_trained_again(tmp_path: Path) -> None:
+    material = tiny_material(tmp_path, SHORT, labels=[0] * 20 + [1] * 20)
+    inputs, _ = material.inputs(material.chain.cuts[0], 1)
+    before = weights_of(material)
+    material.stages.finished.append("any")
+    module = segment(material.chain, material.chain.cuts[0], None)
+    labels = torch.zeros(len(inputs), dtype=torch.int64), None
+    assert not list(material.stages.train("any", module, SHORT.phase, inputs, labels=labels))
+    assert_equal_weights(weights_of(material), before)
