@@ -110,7 +110,7 @@ def extract(build: Build) -> None:
     """Extract all codes; what a process of a build does."""
     os.environ["TOPWORK_CACHE"] = str(build.cache)
     if not build.locks:
-        fcntl.flock = fcntl.lockf = os.lockf = refuse  # type: ignore[assignment]
+        fcntl.flock = fcntl.lockf = os.lockf = refuse
     images = open_images(build.photos)
     digests = [hashlib.sha256(images.read(index)).hexdigest() for index in range(len(images))]
     extractor = new_extractor()

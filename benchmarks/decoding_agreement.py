@@ -19,6 +19,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import timm
@@ -152,7 +153,7 @@ def bilinear_instead(data: bytes) -> Pair:
 
 
 def compare(
-    network: torch.nn.Module,
+    network: Any,
     name: str,
     photos: list[Photo],
     pair: Callable[[bytes], Pair],

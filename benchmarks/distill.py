@@ -87,8 +87,8 @@ def students(
     """Make the three students, as far as they have not been made; return their folders."""
     labeled = labeled_photos(unpacked(data / LABELED, out), photos)
     everything = [Path(labeled.location) / item.name for item in labeled.items]
-    photos = sorted(unpacked(data / PHOTOS, out).rglob("*.jpg"))
-    everything += [path for path in photos if path.name[:9] not in LEFT_OUT]
+    varied = sorted(unpacked(data / PHOTOS, out).rglob("*.jpg"))
+    everything += [path for path in varied if path.name[:9] not in LEFT_OUT]
     mark = f"{epochs}-{photos or 'all'}"
     distilled = student(
         images_from_paths(everything), out / f"distilled-{mark}", "distill", epochs, teacher

@@ -281,6 +281,8 @@ def ratios(seconds: dict[str, list[float]], slow: str, fast: str) -> list[float]
 def cosines(ways: dict[str, Done]) -> list[float]:
     """Return the cosine between topwork's codes and the plain way's of each image."""
     plain, own = ways[PLAIN].codes, ways[COMPILED].codes
+    assert plain is not None
+    assert own is not None
     norms = np.linalg.norm(plain, axis=1) * np.linalg.norm(own, axis=1)
     return ((plain * own).sum(1) / norms).tolist()
 
@@ -290,7 +292,8 @@ def judged(
 ) -> bool:
     """Print the median of some values, their range and what is wanted; say whether it is so."""
     found = median(values)
-    passed = found >= at_least if at_least is not None else found <= at_most
+    passed = at_least is None or found >= at_least
+    passed &= at_most is None or found <= at_most
     wanted = f"at least {at_least}" if at_least is not None else f"at most {at_most}"
     print(
         f"  {what}: {found:.3f} ({min(values):.3f} to {max(values):.3f}), wanted {wanted}:"

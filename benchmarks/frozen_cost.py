@@ -31,8 +31,8 @@ from topwork.data.loading import untracked
 from topwork.data.views import render, to_tensor
 from topwork.learn.fit import new_model
 from topwork.learn.fitting import Fitting
-from topwork.learn.loop import TensorInputs, steps
-from topwork.learn.samples import LiveInputs, Samples
+from topwork.learn.loop import Inputs, TensorInputs, steps
+from topwork.learn.samples import CachedInputs, Samples
 from topwork.learn.stretch import make_training
 from topwork.learn.targets import targets_of
 from topwork.network.chain import CutPoint
@@ -69,8 +69,8 @@ def main() -> int:
             "fastest trunk": partial(bench.own_trunk, "auto"),
             "cached outputs": bench.cached,
         }
-        for way in ways.values():
-            way()  # fills caches, and lets every library make up its mind
+        for run in ways.values():
+            run()  # fills caches, and lets every library make up its mind
         rounds = [{way: run() for way, run in ways.items()} for _ in range(ROUNDS)]
         cut = bench.cut
         share = cut.multiply_adds / bench.fitting.loaded.chain.top.multiply_adds
@@ -111,7 +111,7 @@ class Bench:
         limit = FROZEN * cuts[-1].multiply_adds
         self.cut = next(cut for cut in cuts if cut.multiply_adds >= limit)
         self.input = cuts[0]
-        self.live: dict[str, LiveInputs] = {}
+        self.live: dict[str, Inputs] = {}
 
     def train_all(self) -> float:
         """Train all layers for an epoch, from cached pixels."""
@@ -151,10 +151,11 @@ class Bench:
         """Train what lies above a cut for an epoch, from the cache."""
         settled = {"form": "float32", "runtime": "auto"}
         inputs = self.fitting.samples.at(frozen, self.train, settled=settled)
+        assert isinstance(inputs, CachedInputs), "no room for cached outputs on this machine"
         inputs.view(0)
         return self.steps_on(inputs, frozen)
 
-    def steps_on(self, inputs, frozen: CutPoint) -> float:
+    def steps_on(self, inputs: Inputs, frozen: CutPoint) -> float:
         """Return the seconds of an epoch on these inputs."""
         top = Top(self.fitting.loaded.chain, self.fitting.model, self.plan_codes, frozen)
         targets = self.fitting.targets.tensor()

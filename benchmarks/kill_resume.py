@@ -130,9 +130,10 @@ def interrupted(fit: Fit, run: Path, sent: signal.Signals, chance: random.Random
     return stops
 
 
-def begin(data: Path, plan: Path, run: Path, *more: str) -> subprocess.Popen[bytes]:
+def begin(data: Path, plan: Path, run: Path, *more: str | Path) -> subprocess.Popen[bytes]:
     """Begin a fit, or go on with it, in a process of its own."""
-    command = [sys.executable, "-m", "topwork", "fit", data, "--plan", plan, "--out", run, *more]
+    fit: list[str | Path] = [sys.executable, "-m", "topwork", "fit"]
+    command = [*fit, data, "--plan", plan, "--out", run, *more]
     environment = os.environ | {"TOPWORK_CACHE": str(beside(run, ".cache"))}
     with beside(run, ".log").open("wb") as log:
         return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=log)

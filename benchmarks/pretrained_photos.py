@@ -109,7 +109,7 @@ def plan_of(name: str, way: str, start: str) -> Plan:
     """Return the plan of a way; all labels are learned from, none are held out to choose by."""
     plan = named_plan(way, name, epochs=EPOCHS.get(way), views=VIEWS, input_size=SIZE)
     phases = tuple(replace(phase, stop=None) for phase in plan.phases)
-    random = {"reused": "0", "frozen_random": True} if start == RANDOM else {}
+    random: dict[str, Any] = {"reused": "0", "frozen_random": True} if start == RANDOM else {}
     return replace(plan, phases=phases, augment=AUGMENT, **random)
 
 

@@ -126,7 +126,8 @@ def gate_of(build: Build) -> Path:
 
 def taken_over(build: Build, alone: Outcome) -> bool:
     """Kill a process that holds a claim, print how long another waits, and say if not too long."""
-    heir = replace(build, report=build.report.with_suffix(".heir.json"), gate=gate_of(build))
+    gate = gate_of(build)
+    heir = replace(build, report=build.report.with_suffix(".heir.json"), gate=gate)
     heir.clear()
     build.clear()
     waiting, process = heir.begin(), build.begin()
@@ -136,7 +137,7 @@ def taken_over(build: Build, alone: Outcome) -> bool:
     process.join()
     start = time.perf_counter()
     claimed = len(list(build.cache.glob("claims/*.claim")))
-    heir.gate.touch()
+    gate.touch()
     report = heir.result(waiting)
     total = time.perf_counter() - start
     waited = total - alone.seconds

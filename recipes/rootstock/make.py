@@ -1,7 +1,8 @@
 """Make the backbone that comes with topwork, `topwork:rootstock`.
 
 MobileNetV2 at 224 pixels teaches timm's regnetx_002 at 96 on 15,844 photos whose labels are not
-looked at: its codes and its logits on twelve views of each. Stopped, it goes on where it was.
+looked at: its codes, its logits and its maps on twelve views of each. Stopped, it goes on where it
+was.
 
     python recipes/rootstock/make.py --pack src/topwork/network/rootstock
 """
@@ -49,18 +50,21 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, default=SHARED / "weights", help="of the teacher")
     parser.add_argument("--out", type=Path, default=Path("runs/rootstock"), help="to work in")
     parser.add_argument("--pack", type=Path, help="folder to put into what the package needs")
+    parser.add_argument("--seed", type=int, default=0, help="another one tells what is luck")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     made = args.out / "made"
     if not made.exists():
         images = images_from_paths(photos_in(unpack(args.data, args.out / "photos")))
         recipe = json.loads((HERE / "recipe.json").read_text(encoding="utf-8"))
-        make(images, args.weights / TEACHER, made, recipe)
+        make(images, args.weights / TEACHER, made, recipe, args.seed)
     if args.pack:
         pack(made, args.pack)
 
 
-def make(images: ImageSet, teacher: Path, out: Path, recipe: dict[str, Any]) -> dict[str, Any]:
+def make(
+    images: ImageSet, teacher: Path, out: Path, recipe: dict[str, Any], seed: int = 0
+) -> dict[str, Any]:
     """Pretrain, or go on with that; return the record."""
     return topwork.pretrain(
         images,
@@ -71,6 +75,7 @@ def make(images: ImageSet, teacher: Path, out: Path, recipe: dict[str, Any]) -> 
         size=SIZE,
         recipe=recipe,
         half=True,
+        seed=seed,
         resume=True,
     )
 
