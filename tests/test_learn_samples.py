@@ -135,14 +135,20 @@ def test_one_runtime_is_settled_for_all_views_and_for_the_held_out(
         assert inputs.extractor.execution.runtime == "onnxruntime"
 
 
-def test_a_fit_goes_on_where_its_runtime_is_not_installed(
+def test_work_goes_on_where_its_runtime_is_not_installed(
     pictures: Path, backbone: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """A fit, and a distillation, which takes several depths at once."""
+    settled = {"form": "float32", "runtime": "half"}
     of = samples(pictures, backbone)
     cut = of.loaded.chain.resolve("layer2")
-    inputs = of.at(cut, [1, 2], settled={"form": "float32", "runtime": "half"})
+    inputs = of.at(cut, [1, 2], settled=settled)
     assert inputs.batch([0], 0)[0].shape[0] == 1
-    assert "with which this fit was begun" in caplog.text
+    assert "with which this was begun" in caplog.text
+    caplog.clear()
+    depths = of.side_by_side(["layer1", "layer2"], ["mean", "mean"], [1, 2], 1, settled)
+    assert [len(part) for part in depths.batch([0], 0)] == [1, 1]
+    assert "with which this was begun" in caplog.text
 
 
 def test_kept_pixels_are_fetched_before_threads_begin(

@@ -96,16 +96,8 @@ class Samples:
         """
         extractor = self.extractor(frozen)
         settled = settled or self.settle(extractor, frozen, indices, views, epochs)
-        form, runtime = settled["form"], settled["runtime"]
-        if reason := why_not(runtime, self.execution.device):
-            log.warning(
-                "runtime %s, with which this fit was begun: %s; another one goes on, and the last"
-                " bits will differ",
-                runtime,
-                reason,
-            )
-            runtime = self.execution.runtime
-        extractor = extractor.treated(runtime=runtime)
+        form = settled["form"]
+        extractor = extractor.treated(runtime=self.at_hand(settled["runtime"]))
         if form not in ("pixels", "nothing"):
             return self.cached(extractor, frozen, form, indices, views, settled)
         pixels = None
@@ -141,10 +133,7 @@ class Samples:
         Returns:
             float32 [views * n, D], view after view.
         """
-        extractor = self.extractor(cut)
-        settled = self.settle(extractor, cut, indices, views, 1)
-        extractor = extractor.treated(runtime=settled["runtime"])
-        inputs = self.cached(extractor, cut, settled["form"], indices, views, settled)
+        inputs = self.pooled(self.extractor(cut), cut, indices, views)
         return np.concatenate(
             [inputs.whole(view, lambda codes: codes.rows) for view in range(views)]
         )
@@ -170,9 +159,33 @@ class Samples:
         top = chain.resolve(depths[-1])
         view = self.loaded.backbone.preprocessing
         extractor = prepare(chain, depths, pools, view, self.execution)
-        settled = settled or self.settle(extractor, top, indices, views, 1)
-        extractor = extractor.treated(runtime=settled["runtime"])
-        return self.cached(extractor, top, settled["form"], indices, views, settled)
+        return self.pooled(extractor, top, indices, views, settled)
+
+    def pooled(
+        self,
+        extractor: Extractor,
+        frozen: CutPoint,
+        indices: Sequence[int],
+        views: int,
+        settled: dict[str, str] | None = None,
+    ) -> CachedInputs:
+        """Return images as their pooled codes up to a cut; arguments as in `at`."""
+        settled = settled or self.settle(extractor, frozen, indices, views, 1)
+        extractor = extractor.treated(runtime=self.at_hand(settled["runtime"]))
+        return self.cached(extractor, frozen, settled["form"], indices, views, settled)
+
+    def at_hand(self, runtime: str) -> str:
+        """Return the name of a runtime; where this machine has it not, of what goes on instead."""
+        reason = why_not(runtime, self.execution.device)
+        if not reason:
+            return runtime
+        log.warning(
+            "runtime %s, with which this was begun: %s; another one goes on, and the last bits"
+            " will differ",
+            runtime,
+            reason,
+        )
+        return self.execution.runtime
 
     def cached(
         self,
