@@ -466,7 +466,7 @@ ROWS = {
     "export below a file": (
         lambda: write("here", "precious"),
         "export fitted --format pt2 --out here/model.pt2",
-        "here/model.pt2 cannot be made: File exists; choose another --out",
+        "here/model.pt2 cannot be written: File exists; choose another --out",
     ),
     # Models.
     "no model": (

@@ -1,5 +1,6 @@
 """The model folder: rebuilt to the bit, opened by timm, refused where damaged, exported."""
 
+import errno
 import json
 import shutil
 from pathlib import Path
@@ -236,3 +237,21 @@ def test_export_to_timm_and_refusals(tmp_path: Path) -> None:
         export_model(opened, "timm", tmp_path / "out")
     with pytest.raises(UsageError, match="--format 'tflite' is unknown; choose from onnx, pt2"):
         export_model(opened, "tflite", tmp_path / "x")
+
+
+def test_an_export_is_there_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made(tmp_path / "model", PLANS["features"])
+    opened = open_model(tmp_path)
+    copy, places = shutil.copyfile, tmp_path / "places"
+
+    def fill_the_disk(source: Path, target: Path) -> None:
+        if source.suffix == ".safetensors":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        copy(source, target)
+
+    monkeypatch.setattr(shutil, "copyfile", fill_the_disk)
+    with pytest.raises(UsageError, match="out cannot be written: No space left on device"):
+        export_model(opened, "timm", places / "out")
+    assert not list(places.iterdir())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,21 +31,26 @@ def export_model(opened: Opened, kind: str, out: Path) -> Path:
     Args:
         opened: the model.
         kind: "onnx", "pt2" (torch.export) or "timm".
-        out: file or, for timm, folder to write; must not exist.
+        out: file or, for timm, folder to write; must not exist. It is there whole or not at all.
 
     Raises:
-        UsageError: for an unknown format, or if ``out`` exists or cannot be made.
+        UsageError: for an unknown format, or if ``out`` exists or cannot be written.
         ModelError: if the model cannot be expressed in the format.
     """
     if kind not in SUFFIX:
         raise UsageError(f"--format {kind!r} is unknown; choose from {', '.join(SUFFIX)}")
     if out.exists():
         raise UsageError(f"{out} exists already; choose another name with --out")
+    write = {"onnx": write_onnx, "pt2": write_pt2, "timm": write_timm}[kind]
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".export-", dir=out.parent) as folder:
+            written = Path(folder) / out.name
+            write(opened, written)
+            written.rename(out)
     except OSError as error:
-        raise UsageError(f"{out} cannot be made: {error.strerror}; choose another --out") from error
-    {"onnx": write_onnx, "pt2": write_pt2, "timm": write_timm}[kind](opened, out)
+        reason = error.strerror or error
+        raise UsageError(f"{out} cannot be written: {reason}; choose another --out") from error
     return out
 
 
