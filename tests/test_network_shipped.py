@@ -12,7 +12,7 @@ import torch
 from safetensors import safe_open
 
 from conftest import Command
-from topwork import FrozenFeatures
+from topwork import FrozenFeatures, advise, profile
 from topwork.advice.source_card import card_of
 from topwork.errors import WeightsError
 from topwork.network import zoo
@@ -67,6 +67,14 @@ def test_its_source_is_known(loaded):
     assert card is not None
     assert {cut.name for cut in loaded.chain.cuts[1:]} <= card.cuts.keys()
     assert card.images >= 1000
+
+
+@pytest.mark.parametrize("verb", [profile, advise])
+def test_similarity_goes_by_its_card(pictures: Path, verb):
+    found = verb(pictures)
+    of_depths = found.get("profile", found)["similarity"]
+    assert of_depths["distances"]["source"] == "card"
+    assert "from the source's in its codes" in of_depths["why"]
 
 
 def test_it_opens_in_plain_timm(loaded):

@@ -8,7 +8,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from topwork.advice.advice import Advice, advise_on, profile_record, size_of_profile
+from topwork.advice.advice import (
+    Advice,
+    advise_on,
+    distances_by_card,
+    profile_record,
+    size_of_profile,
+)
 from topwork.advice.depth_codes import collect
 from topwork.advice.profile import Profile, make_profile
 from topwork.advice.similarity import similarity_of
@@ -282,8 +288,12 @@ def measure(
 
 
 def record_of(found: Profile) -> dict[str, Any]:
-    """Return a profile and what its shape says, as plain data."""
-    return profile_record(found, similarity_of(found, None), size_of_profile(found))
+    """Return a profile and what is read from it, as plain data.
+
+    Distances at batch norms are left to `advise`: they take one more pass over some images.
+    """
+    similarity = similarity_of(found, distances_by_card(found))
+    return profile_record(found, similarity, size_of_profile(found))
 
 
 def ranked(found: Sequence[Measured]) -> dict[str, Any]:

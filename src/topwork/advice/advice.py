@@ -223,15 +223,23 @@ def distances_of(task: Task, profile: Profile) -> Distances | None:
 
     That is from a card beside the weights, or else from the network's batch norms.
     """
-    loaded, codes = profile.loaded, profile.codes
-    card = card_of(loaded)
-    if card:
-        names = [cut.name for cut in codes.cuts]
-        pools = dict(zip(names, codes.pools, strict=True))
-        own = {name: codes.at(name) for name in names}
-        return card_distances(card, loaded.chain, own, pools)
-    if loaded.weights is None:
-        return None
+    loaded, found = profile.loaded, distances_by_card(profile)
+    if found or loaded.weights is None:
+        return found
     preprocessing = loaded.backbone.preprocessing
     pixels = sample_pixels(task.images, task.indices, preprocessing)
     return batch_norm_distances(loaded.chain, pixels, preprocessing, loaded.plan.reused)
+
+
+def distances_by_card(profile: Profile) -> Distances | None:
+    """Return how far the target's codes are from the source's; None without a card that knows.
+
+    The codes are there, so that this costs nothing.
+    """
+    loaded, codes = profile.loaded, profile.codes
+    card = card_of(loaded)
+    if card is None:
+        return None
+    names = [cut.name for cut in codes.cuts]
+    pools = dict(zip(names, codes.pools, strict=True))
+    return card_distances(card, loaded.chain, {name: codes.at(name) for name in names}, pools)
