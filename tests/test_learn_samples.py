@@ -149,6 +149,10 @@ def test_work_goes_on_where_its_runtime_is_not_installed(
     depths = of.side_by_side(["layer1", "layer2"], ["mean", "mean"], [1, 2], 1, settled)
     assert [len(part) for part in depths.batch([0], 0)] == [1, 1]
     assert "with which this was begun" in caplog.text
+    caplog.clear()
+    of.execution = replace(of.execution, runtime="half")
+    assert of.at_hand("half") == "half"  # the user asked for it: no other one goes on unasked
+    assert not caplog.text
 
 
 def test_kept_pixels_are_fetched_before_threads_begin(

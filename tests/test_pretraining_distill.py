@@ -22,14 +22,15 @@ from topwork.phase import Phase
 from topwork.plan import Augment, Plan
 from topwork.pretraining.distill import (
     DistillRecipe,
-    Lessons,
     Student,
     classifier_of,
     divergence,
+    lessons_of,
     mixed,
     pretrain_distill,
     seeing,
 )
+from topwork.pretraining.hints import hints_between
 
 SHORT = DistillRecipe(Phase(epochs=3, batch=8, rate=0.01), views=2)
 CLASSES = 7
@@ -186,23 +187,38 @@ def test_student_and_teacher_see_the_same_at_each_size(tmp_path: Path) -> None:
     assert differences[~torch.eye(4, dtype=torch.bool)].min() > 0.05  # views do differ
 
 
-def test_pixels_and_codes_belong_together(tmp_path: Path) -> None:
-    material = tiny_material(tmp_path, SHORT, teacher=teacher_in(tmp_path))
-    images, codes = (
-        replace(material, samples=samples, loaded=samples.loaded).inputs(cut, 3, 2)[0]
-        for samples, cut in (
-            (seeing(material.samples, 1.0, Augment(0.3, True)), material.chain.cuts[0]),
-            (seeing(material.teacher, 1.0, Augment(0.3, True)), material.teacher.loaded.chain.top),  # type: ignore
-        )
+def test_pixels_maps_and_codes_belong_together(tmp_path: Path) -> None:
+    """At the teacher's size the student sees the teacher's very pixels."""
+    material = tiny_material(
+        tmp_path, SHORT, images=drawings(side=12), teacher=teacher_in(tmp_path, 12, crop=0.8)
     )
-    lessons = Lessons(images, codes)
-    assert len(lessons) == len(images)
-    network = build_network(material.teacher.loaded.backbone.spec, seed=5).eval()  # type: ignore
+    assert material.teacher is not None
+    hints = hints_between(material.chain, material.teacher.loaded.chain)
+    lessons, held_out = lessons_of(material, material.teacher, hints, SHORT)
+    assert len(lessons) == len(material.indices)
+    assert held_out is not None
+    assert len(held_out) == len(material.held_out)
+    network = build_network(material.teacher.loaded.backbone.spec, seed=5).eval()
     network.classifier = nn.Identity()
-    for epoch in range(4):
-        pixels, found = lessons.batch([3, 0, 11], epoch)
-        with torch.no_grad():  # at the teacher's size, the student sees the teacher's very pixels
-            torch.testing.assert_close(found, network(pixels), rtol=1e-4, atol=1e-5)
+    (hint,) = hints
+    told: list[torch.Tensor] = []
+    layer = network.get_submodule(hint.theirs.name)
+    layer.register_forward_hook(lambda _, __, output: told.append(output))
+    for of, epochs in ((lessons, 4), (held_out, 1)):
+        for epoch in range(epochs):
+            pixels, found, codes = of.batch([1, 0], epoch)
+            with torch.no_grad():
+                torch.testing.assert_close(codes, network(pixels), rtol=1e-4, atol=1e-5)
+            means = nn.functional.avg_pool2d(told[-1], told[-1].shape[-1] // hint.rows)
+            torch.testing.assert_close(found, means.flatten(1), rtol=1e-4, atol=1e-5)
+
+
+def test_a_teacher_that_sees_other_parts_is_refused(tmp_path: Path) -> None:
+    material = tiny_material(
+        tmp_path, SHORT, images=drawings(side=16)[:, :8], teacher=teacher_in(tmp_path, 8)
+    )
+    with pytest.raises(UsageError, match="see 8x16 pixels, its teacher 8x8; give a size of the"):
+        next(pretrain_distill(material, SHORT))
 
 
 def test_it_learns_and_leaves_the_teacher_alone(tmp_path: Path) -> None:

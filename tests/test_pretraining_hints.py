@@ -1,6 +1,7 @@
 """Hints: which maps are paired, what is read off them, and that a student learns them."""
 
 from dataclasses import replace
+from math import log2
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from topwork.network.zoo import find_backbone
 from topwork.phase import Phase
 from topwork.plan import Plan
 from topwork.pretraining.distill import DistillRecipe, Student
-from topwork.pretraining.hints import FINEST, HintReader, hints_between
+from topwork.pretraining.hints import FINEST, Hint, HintReader, hints_between
 
 
 def chain_of(name: str, size: int) -> Chain:
@@ -25,8 +26,9 @@ def chain_of(name: str, size: int) -> Chain:
     return load_backbone(find_backbone(name), plan).chain
 
 
-def test_maps_of_the_same_resolution_are_paired() -> None:
-    student, teacher = chain_of("timm:regnetx_002", 96), chain_of("timm:mobilenetv2_100", 224)
+@pytest.mark.parametrize("size", [48, 80, 96, 100, 112, 224])
+def test_maps_of_like_resolution_are_paired(size: int) -> None:
+    student, teacher = chain_of("timm:regnetx_002", size), chain_of("timm:mobilenetv2_100", 224)
     found = hints_between(student, teacher)
     assert [(hint.own.name, hint.theirs.name) for hint in found] == [
         ("s2", "blocks.2.2"),
@@ -34,26 +36,62 @@ def test_maps_of_the_same_resolution_are_paired() -> None:
         ("s4.b7", "blocks.6"),
     ]
     for hint in found:
-        assert 96 // hint.own.shape[1] == 224 // hint.theirs.shape[1]
+        assert round(log2(size / hint.own.shape[1])) == log2(224 / hint.theirs.shape[1])
         assert hint.rows == hint.columns == min(FINEST, hint.own.shape[1], hint.theirs.shape[1])
         assert hint.theirs.depth < teacher.top.depth
+
+
+def test_the_tops_meet_whatever_the_sizes() -> None:
+    """Not the student's top and a low block of the teacher's, though a position is 4 pixels of
+    either."""
+    student = chain_of("topwork:cifar_resnet20", 32)
+    found = hints_between(student, chain_of("timm:mobilenetv2_100", 224))
+    assert [(hint.own.name, hint.theirs.name) for hint in found] == [
+        ("layer1.2", "blocks.2.2"),
+        ("layer2.2", "blocks.4.2"),
+        ("layer3.2", "blocks.6"),
+    ]
+    assert found[-1].own == student.top
+
+
+def test_a_hint_teaches_the_layers_below_it() -> None:
+    """The gradient is that of the loop over cells, as far as the student's first layer."""
+    hint, _, theirs, reader, scale = example()
+    below = nn.Conv2d(3, hint.own.shape[0], 1)
+    unit = Scale(torch.zeros(1), torch.ones(1))
+    student = Student([below], Zeros(), 1, unit, hints=[reader], hint_weight=2.0)
+    pixels, codes = torch.randn(3, 3, *hint.own.shape[1:]), torch.zeros(3, 1)
+    student(pixels, theirs, codes)[:, 0].mean().backward()
+    assert below.weight.grad is not None
+    found, below.weight.grad = below.weight.grad, None
+    (2.0 * torch.stack(by_loop(hint, below(pixels), theirs, reader, scale)).mean()).backward()
+    torch.testing.assert_close(found, below.weight.grad, rtol=1e-4, atol=1e-6)
+    assert found.abs().max() > 0
 
 
 def test_networks_without_maps_have_none() -> None:
     assert hints_between(chain_of("topwork:dense", 28), chain_of("topwork:small_convnet", 28)) == []
 
 
-def test_loss_is_that_of_a_loop_over_cells() -> None:
-    (hint,) = hints_between(chain_of("topwork:small_convnet", 8), chain_of("timm:resnet18", 64))[:1]
+def example() -> tuple[Hint, torch.Tensor, torch.Tensor, HintReader, Scale]:
+    """Return a hint, maps of either side, of the teacher's pooled, and what reads them."""
+    hint = hints_between(chain_of("topwork:small_convnet", 8), chain_of("timm:resnet18", 64))[-1]
     generator = torch.Generator().manual_seed(0)
-    count, cells = 3, hint.rows * hint.columns
-    own = torch.randn(count, *hint.own.shape, generator=generator)
-    theirs = torch.randn(count, hint.theirs.shape[0] * cells, generator=generator)
-    scale = Scale(torch.randn(hint.theirs.shape[0]), torch.rand(hint.theirs.shape[0]) + 0.5)
-    reader = HintReader(hint, scale)
-    found = reader(own, theirs)
+    own = torch.randn(3, *hint.own.shape, generator=generator)
+    channels = hint.theirs.shape[0]
+    theirs = torch.randn(3, channels * hint.rows * hint.columns, generator=generator)
+    scale = Scale(torch.randn(channels), torch.rand(channels) + 0.5)
+    return hint, own, theirs, HintReader(hint, scale), scale
+
+
+def by_loop(
+    hint: Hint, own: torch.Tensor, theirs: torch.Tensor, reader: HintReader, scale: Scale
+) -> list[torch.Tensor]:
+    """Return the error of each image, cell by cell."""
+    cells = hint.rows * hint.columns
     height, width = hint.own.shape[1] // hint.rows, hint.own.shape[2] // hint.columns
-    for image in range(count):
+    found = []
+    for image in range(len(own)):
         errors = []
         for cell in range(cells):
             row, column = divmod(cell, hint.columns)
@@ -61,7 +99,21 @@ def test_loss_is_that_of_a_loop_over_cells() -> None:
             read = reader.reader.weight @ part.mean((1, 2)) + reader.reader.bias
             wanted = theirs[image].view(-1, cells)[:, cell]
             errors.append(((read - (wanted - scale.mean) / scale.deviation) ** 2).mean())
-        assert found[image].item() == pytest.approx(torch.stack(errors).mean().item(), rel=1e-4)
+        found.append(torch.stack(errors).mean())
+    return found
+
+
+def test_loss_is_that_of_a_loop_over_cells() -> None:
+    hint, own, theirs, reader, scale = example()
+    expected = torch.stack(by_loop(hint, own, theirs, reader, scale))
+    torch.testing.assert_close(reader(own, theirs), expected, rtol=1e-4, atol=1e-5)
+
+
+class Zeros(nn.Module):
+    """A pooling that leaves nothing to learn."""
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        return torch.zeros(len(values), 1)
 
 
 def test_hints_add_their_mean_by_their_weight() -> None:

@@ -177,7 +177,7 @@ class Samples:
     def at_hand(self, runtime: str) -> str:
         """Return the name of a runtime; where this machine has it not, of what goes on instead."""
         reason = why_not(runtime, self.execution.device)
-        if not reason:
+        if not reason or runtime == self.execution.runtime:  # asked for, it is missed where needed
             return runtime
         log.warning(
             "runtime %s, with which this was begun: %s; another one goes on, and the last bits"

@@ -18,6 +18,7 @@ and more views go on helping for long.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -44,13 +45,16 @@ from topwork.pretraining.material import Material, outputs_of
 from topwork.pretraining.recipe import Recipe, require_positive, require_share
 from topwork.pretraining.stages import Progress, progress_of
 from topwork.pretraining.watching import share_found
+from topwork.trunk.caching import measure_disk
+
+log = logging.getLogger("topwork")
 
 PAPER = "Hinton et al. 2015; Romero et al. 2015 (codes, hints); Beyer et al. 2022 (same views)"
 STAGE = "distillation"
 TAUGHT = "what the teacher makes of them"
 """Under this name is kept how its codes are come by."""
 SCALED = 10_000
-"""Images whose codes tell mean and deviation of the teacher's columns, at most."""
+"""Codes, of images or of cells, that tell mean and deviation of the teacher's columns, at most."""
 
 
 @dataclass(frozen=True)
@@ -63,10 +67,10 @@ class DistillRecipe(Recipe):
             runs once on each.
         least_area: share of the image that a view after the first shows at least.
         flip: whether half of those are mirrored, left for right.
-        logits: weight of what the teacher's classifier says, beside its codes; 0 for codes alone.
+        logits: weight of what the teacher's classifier says, beside its codes; 0 for nothing.
         temperature: that both classifiers' logits are divided by.
         hints: weight of what the teacher's lower layers make of parts of the image; 0 for nothing.
-            Networks without maps of the same resolution have no hints.
+            Networks without maps have no hints.
         mix_strength: above 0, images of a batch are mixed with each other and so are their
             teacher's codes (mixup, Zhang et al. 2018), by shares from a Beta distribution of which
             both parameters are this: 1 draws them evenly. Few images are then not learned by heart.
@@ -83,7 +87,7 @@ class DistillRecipe(Recipe):
     flip: bool = True
     logits: float = 1.0
     temperature: float = 2.0
-    hints: float = 3.0
+    hints: float = 10.0
     mix_strength: float = 0.0
 
     def __post_init__(self) -> None:
@@ -230,26 +234,18 @@ def pretrain_distill(material: Material, recipe: DistillRecipe) -> Iterator[Prog
     share of these the student names the class that the teacher does, with its 95 % interval.
 
     Raises:
-        UsageError: if there is no teacher.
+        UsageError: if there is no teacher, or it would see another part of an image.
     """
     if material.teacher is None:
         raise UsageError("--method distill learns from another network; name it with --teacher")
     if material.stages.is_finished(STAGE):
         return
-    phase, augment = recipe.phase, Augment(recipe.least_area, recipe.flip)
-    crop = material.loaded.backbone.preprocessing.crop
-    pupil, teacher = (
-        replace(material, samples=seeing(samples, crop, augment))
-        for samples in (material.samples, material.teacher)
-    )
+    phase = recipe.phase
     source = material.teacher.loaded
     hints = hints_between(material.chain, source.chain) if recipe.hints else []
-    images, other_images = pupil.inputs(material.chain.cuts[0], phase.epochs, recipe.views)
-    codes, other_codes = taught(teacher, hints, recipe.views)
-    inputs, held_out = Lessons(images, codes), None
-    if other_images is not None and other_codes is not None:
-        held_out = Lessons(other_images, other_codes)
-    student = student_of(material, source, codes, hints, recipe).to(material.device)
+    log.info("%s", in_words(hints))
+    inputs, held_out = lessons_of(material, material.teacher, hints, recipe)
+    student = student_of(material, source, inputs.codes, hints, recipe).to(material.device)
     for epoch in material.stages.train(STAGE, student, phase, inputs, held_out):
         if epoch is None:
             yield None
@@ -257,6 +253,48 @@ def pretrain_distill(material: Material, recipe: DistillRecipe) -> Iterator[Prog
         named = student.classifier is not None
         found = agreement(epoch, len(material.held_out)) if named else {}
         yield progress_of(epoch, STAGE, phase, found)
+
+
+def lessons_of(
+    material: Material, teacher: Samples, hints: Sequence[Hint], recipe: DistillRecipe
+) -> tuple[Lessons, Lessons | None]:
+    """Return the lessons on images to learn from, and on those held out, which is one view of each.
+
+    Raises:
+        UsageError: if the teacher would see another part of an image.
+    """
+    require_same_shape(material.samples, teacher)
+    crop = material.loaded.backbone.preprocessing.crop
+    augment = Augment(recipe.least_area, recipe.flip)
+    ours, theirs = (
+        replace(material, samples=seeing(samples, crop, augment))
+        for samples in (material.samples, teacher)
+    )
+    images, other_images = ours.inputs(material.chain.cuts[0], recipe.phase.epochs, recipe.views)
+    codes, other_codes = taught(theirs, hints, recipe.views)
+    if other_images is None or other_codes is None:
+        return Lessons(images, codes), None
+    return Lessons(images, codes), Lessons(other_images, other_codes)
+
+
+def require_same_shape(student: Samples, teacher: Samples) -> None:
+    """Refuse images of other proportions than the teacher's: a crop would show other parts."""
+    (height, width), (rows, columns) = (
+        each.loaded.backbone.preprocessing.size for each in (student, teacher)
+    )
+    if height * columns != width * rows:
+        raise UsageError(
+            f"--size: the student would see {height}x{width} pixels, its teacher {rows}x{columns};"
+            " give a size of the same proportions, so that both see the same part of an image"
+        )
+
+
+def in_words(hints: Sequence[Hint]) -> str:
+    """Say what is learned of the teacher's lower layers."""
+    if not hints:
+        return "hints: none"
+    pairs = (f"{hint.own.name} from {hint.theirs.name} ({hint.pool})" for hint in hints)
+    return f"hints: {', '.join(pairs)}"
 
 
 def seeing(samples: Samples, crop: float, augment: Augment) -> Samples:
@@ -283,6 +321,9 @@ def taught(
     pools = [*(hint.pool for hint in hints), samples.loaded.plan.pool or "flatten"]
     own = samples.side_by_side(depths, pools, material.indices, views, settled.get(TAUGHT))
     settled[TAUGHT] = own.settled
+    if own.settled["form"] != "off":
+        needed, free = own.extractor.canary.bytes * len(own) * views, measure_disk().space
+        log.info("cache: the teacher's side, %.2f GB of %.2f free", needed / 1e9, free / 1e9)
     if not material.held_out:
         return own, None
     return own, samples.side_by_side(depths, pools, material.held_out, 1, own.settled)
@@ -307,8 +348,7 @@ def student_of(
     chain = material.chain
     head = classifier_of(teacher) if recipe.logits else None
     pool = material.loaded.plan.pool or "flatten"
-    rng = np.random.default_rng(material.seed)
-    rows = np.sort(rng.permutation(len(codes))[:SCALED]).tolist()
+    drawn = np.random.default_rng(material.seed).permutation(len(codes))[:SCALED]
     ends = [*(hint.own for hint in hints if hint.own.depth < chain.top.depth), chain.top]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(material.seed)
@@ -316,13 +356,13 @@ def student_of(
             [segment(chain, a, b) for a, b in pairwise([chain.cuts[0], *ends])],
             pool_module(chain, chain.top, pool),
             code_width(chain, [chain.top.name], pool),
-            Scale.of(outputs_of(Part(len(hints)), codes, rows)),
+            Scale.of(outputs_of(Part(len(hints)), codes, np.sort(drawn).tolist())),
             classifier=segment(chain, chain.top, None) if head else None,
             head=head,
             temperature=recipe.temperature,
             weight=recipe.logits,
             hints=[
-                HintReader(hint, scale_of_cells(outputs_of(Part(number), codes, rows), hint))
+                HintReader(hint, scale_of_map(codes, number, hint, drawn))
                 for number, hint in enumerate(hints)
             ],
             hint_weight=recipe.hints,
@@ -342,9 +382,18 @@ class Part(nn.Module):
         return codes[self.number]
 
 
-def scale_of_cells(pooled: Tensor, hint: Hint) -> Scale:
-    """Return the scale of a map's channels, over images and cells."""
-    return Scale.of(by_cell(pooled, hint.rows * hint.columns).flatten(0, 1))
+def scale_of_map(codes: Inputs, number: int, hint: Hint, drawn: np.ndarray) -> Scale:
+    """Return the scale of a map's channels over the cells of some of these images.
+
+    Args:
+        codes: what the teacher makes of all images.
+        number: of the map among these.
+        hint: what it is for.
+        drawn: images in random order; the more cells each has, the fewer are taken.
+    """
+    cells = hint.rows * hint.columns
+    rows = np.sort(drawn[: max(SCALED // cells, 1)]).tolist()
+    return Scale.of(by_cell(outputs_of(Part(number), codes, rows), cells).flatten(0, 1))
 
 
 def classifier_of(teacher: Loaded) -> tuple[Tensor, Tensor] | None:

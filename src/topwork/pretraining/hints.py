@@ -1,16 +1,17 @@
 """Hints: what a teacher's lower layers make of each part of an image, for a student's to learn.
 
 Romero et al. 2015 ("FitNets: Hints for thin deep nets") let a layer in the middle of the student
-learn what one in the middle of the teacher gives. Here there is a pair for each of the three
-coarsest resolutions that both have: of the maps with one position for so many pixels of the image
-the last of either network. Both are reduced to the means over the cells of a grid. What is where
-tells a student far more of each image than the codes of the whole do, which counts where images
-are few.
+learn what one in the middle of the teacher gives. Here the last maps of the coarsest resolution of
+either network are a pair, then those of the next finer one, and of the next. So layers meet that
+are as many halvings below the top, whatever the sizes of the images that the two are given. Both
+maps are reduced to the means over the cells of a grid. What is where tells a student far more of
+each image than the codes of the whole do, which counts where images are few.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 
 from torch import Tensor, nn
 
@@ -48,29 +49,33 @@ class Hint:
 
 
 def hints_between(student: Chain, teacher: Chain) -> list[Hint]:
-    """Return the pairs of maps of two networks, the lowest first; none if no maps are alike.
+    """Return the pairs of maps of two networks, the lowest first; none if either has no maps.
 
     Args:
         student: its codes at L may be one.
-        teacher: those at L are learned anyhow.
+        teacher: those at L are learned anyhow, so what lies right below them is.
     """
-    own, theirs = last_maps(student.cuts), last_maps(teacher.cuts[:-1])
-    found = []
-    for stride in sorted(own.keys() & theirs.keys()):
-        sides = [positions(cut.shape, cut.layout) for cut in (own[stride], theirs[stride])]
+    found: list[Hint] = []
+    for ours, others in zip(by_resolution(student), by_resolution(teacher), strict=False):
+        below = [cut for cut in others if cut.depth < teacher.top.depth]
+        if not below:
+            continue
+        own, theirs = ours[-1], below[-1]
+        if found and (own.depth >= found[-1].own.depth or theirs.depth >= found[-1].theirs.depth):
+            continue  # it grows finer again further up
+        sides = [positions(cut.shape, cut.layout) for cut in (own, theirs)]
         rows, columns = (min(FINEST, *lengths) for lengths in zip(*sides, strict=True))
-        found.append(Hint(own[stride], theirs[stride], rows, columns))
-    return found[-PAIRS:]
+        found.append(Hint(own, theirs, rows, columns))
+    return found[:PAIRS][::-1]
 
 
-def last_maps(cuts: tuple[CutPoint, ...]) -> dict[int, CutPoint]:
-    """Return the last map of each resolution, by how many pixels a position stands for."""
-    height = cuts[0].shape[1]
-    return {
-        round(height / positions(cut.shape, cut.layout)[0]): cut
-        for cut in cuts[1:]
-        if cut.layout.kind == "map"
-    }
+def by_resolution(chain: Chain) -> list[list[CutPoint]]:
+    """Return the cut points with maps, those of a resolution together, the coarsest first."""
+    found: dict[int, list[CutPoint]] = {}
+    for cut in chain.cuts[1:]:
+        if cut.layout.kind == "map" and (size := prod(positions(cut.shape, cut.layout))) > 1:
+            found.setdefault(size, []).append(cut)
+    return [found[size] for size in sorted(found)]
 
 
 class HintReader(nn.Module):
@@ -100,7 +105,7 @@ class HintReader(nn.Module):
             values: the student's map.
             wanted: the teacher's, pooled to the grid, [n, channels * cells].
         """
-        read = self.reader(by_cell(self.pool(values.float()), self.cells)).float()
+        read = self.reader(by_cell(self.pool(values), self.cells)).float()
         return (
             (read - (by_cell(wanted, self.cells) - self.mean) / self.deviation)
             .square()

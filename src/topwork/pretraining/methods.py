@@ -103,8 +103,9 @@ METHODS = {
         distill.pretrain_distill,
         distill.PAPER,
         "loss is the squared error of the teacher's codes as a share of their variance and, where"
-        " its classifier is known, the divergence of the student's logits; agreement is how often"
-        " both name the same class of a held-out image",
+        " its classifier is known, the divergence of the student's logits, in training the error of"
+        " hints as well, by their weight; agreement is how often both name the same class of a"
+        " held-out image",
     ),
 }
 RECIPES = {name: method.recipe for name, method in METHODS.items()}
