@@ -8,10 +8,11 @@ Two auxiliary tasks, learned by `topwork pretrain --method supervised`:
   classes are made of, not by having nearly the same ones.
 * Fashion-MNIST (a tenth), then MNIST, a small ConvNet of three layers at 28 pixels.
 
-Of the target 10 and 50 labels a class are drawn, five times. Three ways learn from the same views
-of the same images: all layers from random weights, all layers in the same manner from pretrained
-ones, and a head alone on the pretrained codes. All are judged by the same test images. The gain
-over the first is paired by draw; its interval is Student's t over the draws.
+Of the target 10 and 50 labels a class are drawn, five times. Four ways learn from the same views
+of the same images: all layers from random weights; a head alone on the pretrained codes; that head,
+then all layers at a small rate; and all layers as in the first way, of which the lower two thirds
+start from pretrained weights. All are judged by the same test images. The gain over the first is
+paired by draw; its interval is Student's t over the draws, of one pretraining.
 
 Rows are appended to OUT/auxiliary.jsonl; what is there is not done again.
 
@@ -32,7 +33,7 @@ import numpy as np
 from scipy.stats import t as student
 
 import topwork
-from backbones import made
+from backbones import digest, made
 from places import options, require
 from plans import HALVES
 from topwork.data.image_set import ImageSet
@@ -43,10 +44,12 @@ from topwork.plan import Augment, Plan
 
 COUNTS = (10, 50)  # labels a class
 DRAWS = 5
+FIRST_DRAW = 10  # others were looked at while the ways were chosen
 TESTED = 2000  # images of MNIST
 VIEWS = 8
 EPOCHS = 60  # of all layers on the target
-WAYS = ("scratch", "finetune", "features")
+SCRATCH, FEATURES, TUNED, LOWER = "scratch", "features", "fine-tuned", "lower two thirds"
+WAYS = (SCRATCH, FEATURES, TUNED, LOWER)
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,7 @@ class Task:
         source: images of the auxiliary task.
         target: for so many labels a class and a seed.
         backbone: the network.
+        lower: where two thirds of its stages end.
         size: of the images that it sees.
         epochs: on the auxiliary task.
         augment: how views of either are drawn; digits are not mirrored.
@@ -65,6 +69,7 @@ class Task:
     source: Callable[[], ImageSet]
     target: Callable[[int, int], ImageSet]
     backbone: str
+    lower: str
     size: int
     epochs: int
     augment: Augment
@@ -87,9 +92,9 @@ def main() -> int:
         if args.only in (None, name):
             backbone = pretrained(name, task, args.out, args.epochs or task.epochs)
             for count in COUNTS:
-                for draw in range(args.draws):
+                for draw in range(FIRST_DRAW, FIRST_DRAW + args.draws):
                     fit_all(name, task, backbone, count, draw, log)
-                helped.append(summary(backbone.name, count, rows_of(log), args.draws))
+                helped.append(summary(name, task, backbone, count, rows_of(log), args.draws))
     print("PASS" if all(helped) else "FAIL")
     return not all(helped)
 
@@ -102,6 +107,7 @@ def tasks(data: Path) -> dict[str, Task]:
             lambda: of_classes(cifar, HALVES["A"]),
             lambda count, draw: few_labels(of_classes(cifar, HALVES["B"]), count, draw),
             "topwork:cifar_resnet20",
+            "layer2",
             32,
             15,
             Augment(0.5, True),
@@ -110,8 +116,9 @@ def tasks(data: Path) -> dict[str, Task]:
             lambda: open_images(data / "fashion_mnist_tenth.zip"),
             lambda count, draw: few_labels(digits(data / "mnist.npz"), count, draw),
             "topwork:small_convnet",
+            "block2",
             28,
-            15,
+            60,
             Augment(0.7, False),
         ),
     }
@@ -122,13 +129,13 @@ def of_classes(images: ImageSet, names: Sequence[str]) -> ImageSet:
     return replace(images, items=tuple(i for i in images.items if i.labels[0] in names))
 
 
-def digits(archive: Path) -> ImageSet:
-    """Return MNIST's training images and a part of its test images, always the same."""
+def digits(archive: Path, count: int = TESTED) -> ImageSet:
+    """Return MNIST's training images and so many of its test images, always the same."""
     with np.load(archive, allow_pickle=False) as arrays:
-        tested = np.random.default_rng(0).permutation(len(arrays["x_test"]))[:TESTED]
+        tested = np.random.default_rng(0).permutation(len(arrays["x_test"]))[:count]
         pixels = np.concatenate([arrays["x_train"], arrays["x_test"][tested]])
         labels = np.concatenate([arrays["y_train"], arrays["y_test"][tested]])
-    split = ["train"] * (len(labels) - TESTED) + ["test"] * TESTED
+    split = ["train"] * (len(labels) - len(tested)) + ["test"] * len(tested)
     return images_from_arrays(pixels, labels.tolist(), split=split)
 
 
@@ -159,7 +166,8 @@ def pretrained(name: str, task: Task, out: Path, epochs: int) -> Path:
 def fit_all(name: str, task: Task, backbone: Path, count: int, draw: int, log: Path) -> None:
     """Fit a draw of labels in each way that is not in the log yet, and append the rows."""
     for way in WAYS:
-        key = {"task": backbone.name, "count": count, "draw": draw, "way": way}
+        plan = plan_of(way, task, backbone)
+        key = {**key_of(name, task, backbone, count, way), "draw": draw}
         if any(key.items() <= row.items() for row in rows_of(log)):
             continue
         images = task.target(count, draw)
@@ -167,8 +175,8 @@ def fit_all(name: str, task: Task, backbone: Path, count: int, draw: int, log: P
             record = topwork.fit(
                 images,
                 Path(folder) / "run",
-                plan=plan_of(way, task, backbone),
-                backbone=find_backbone(task.backbone if way == "scratch" else str(backbone)),
+                plan=plan,
+                backbone=find_backbone(plan.backbone),
                 seed=draw,
             )
         row = key | {"value": record["value"], "n": record["n"], "seconds": record["seconds"]}
@@ -177,18 +185,25 @@ def fit_all(name: str, task: Task, backbone: Path, count: int, draw: int, log: P
         print(f"  {name}, {count} a class, draw {draw}, {way}: {row['value']:.3f}", flush=True)
 
 
+def key_of(name: str, task: Task, backbone: Path, count: int, way: str) -> dict:
+    """Return what tells the rows of a way from others, but for the draw."""
+    settings = digest(backbone.name, replace(plan_of(way, task, backbone), backbone=""))
+    return {"task": name, "count": count, "way": way, "settings": settings}
+
+
 def plan_of(way: str, task: Task, backbone: Path) -> Plan:
     """Return the plan of a way; all labels are learned from, none are held out to choose by."""
+    name = {SCRATCH: "scratch", LOWER: "scratch", FEATURES: "features", TUNED: "warmup"}[way]
+    epochs = None if way == FEATURES else EPOCHS
+    start = task.backbone if way == SCRATCH else str(backbone)
     size = (task.size, task.size)
-    if way == "features":
-        plan = named_plan("features", str(backbone), views=VIEWS, input_size=size)
-    else:
-        plan = named_plan("scratch", task.backbone, epochs=EPOCHS, views=VIEWS, input_size=size)
-        trained = replace(plan.phases[0], stop=None, batch_norm="batch")
-        plan = replace(plan, phases=(trained,))
-    if way == "finetune":
-        plan = replace(plan, backbone=str(backbone), reused=None)
-    return replace(plan, augment=task.augment)
+    plan = named_plan(name, start, epochs=epochs, views=VIEWS, input_size=size)
+    phases = tuple(replace(phase, stop=None) for phase in plan.phases)
+    if name == "scratch":
+        phases = tuple(replace(phase, batch_norm="batch") for phase in phases)
+    if way == LOWER:
+        plan = replace(plan, reused=task.lower)
+    return replace(plan, phases=phases, augment=task.augment)
 
 
 def rows_of(log: Path) -> list[dict]:
@@ -199,10 +214,12 @@ def rows_of(log: Path) -> list[dict]:
     return [json.loads(line) for line in lines if line.endswith("}")]
 
 
-def summary(task: str, count: int, rows: Sequence[dict], draws: int) -> bool:
-    """Print accuracies and gains over training from scratch; say if the better one is sure."""
-    of_way = {way: values_of(task, count, way, rows, draws) for way in WAYS}
-    scratch = of_way["scratch"]
+def summary(
+    name: str, task: Task, backbone: Path, count: int, rows: Sequence[dict], draws: int
+) -> bool:
+    """Print accuracies and gains over training from scratch; say if one of them is sure."""
+    of_way = {way: values_of(rows, key_of(name, task, backbone, count, way), draws) for way in WAYS}
+    scratch = of_way[SCRATCH]
     sure = False
     text = [f"from scratch {scratch.mean():.3f}"]
     for way in WAYS[1:]:
@@ -212,15 +229,14 @@ def summary(task: str, count: int, rows: Sequence[dict], draws: int) -> bool:
             f"{way} {of_way[way].mean():.3f}, {100 * gain:+.1f} points"
             f" ({100 * (gain - half):+.1f} to {100 * (gain + half):+.1f})"
         )
-    print(f"{task}, {count} labels a class, {draws} draws: {'; '.join(text)}", flush=True)
+    print(f"{name}, {count} labels a class, {draws} draws: {'; '.join(text)}", flush=True)
     return sure
 
 
-def values_of(task: str, count: int, way: str, rows: Sequence[dict], draws: int) -> np.ndarray:
+def values_of(rows: Sequence[dict], key: dict, draws: int) -> np.ndarray:
     """Return the accuracies of a way, draw by draw."""
-    wanted = {"task": task, "count": count, "way": way}
-    found = {row["draw"]: row["value"] for row in rows if wanted.items() <= row.items()}
-    return np.array([found[draw] for draw in range(draws)])
+    found = {row["draw"]: row["value"] for row in rows if key.items() <= row.items()}
+    return np.array([found[draw] for draw in range(FIRST_DRAW, FIRST_DRAW + draws)])
 
 
 def interval(gains: np.ndarray) -> tuple[float, float]:

@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import topwork
@@ -59,6 +60,7 @@ def is_of(
         backbone = find_backbone(backbone)
     chosen, arguments = whole(method, recipe)
     wanted = {**backbone.spec.arguments, **arguments}
+    wanted.pop("num_classes", None)  # as many as the method needs, whatever was asked for
     spec, seen = record["architecture"], record["preprocessing"]["size"]
     return (
         chosen == whole(method, record["recipe"])[0]
@@ -67,6 +69,19 @@ def is_of(
         and seen == list(size or backbone.preprocessing.size)
         and record["seed"] == seed
     )
+
+
+def training_seconds(record: Mapping[str, Any]) -> float:
+    """Return how long a pretraining took, halts left out: each epoch as long as its stage's median.
+
+    >>> epochs = [{"stage": "a", "seconds": seconds} for seconds in (2.0, 3.0, 900.0)]
+    >>> training_seconds({"epochs": epochs})
+    9.0
+    """
+    stages: dict[str, list[float]] = {}
+    for epoch in record["epochs"]:
+        stages.setdefault(epoch["stage"], []).append(epoch["seconds"])
+    return sum(len(seconds) * median(seconds) for seconds in stages.values())
 
 
 def digest(*settings: Any) -> str:

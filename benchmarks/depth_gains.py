@@ -90,7 +90,7 @@ def main() -> int:
             found = []
             for count in args.train or SIZES:
                 divisions = [
-                    divide_and_judge(source(seed, count), network, seed)
+                    divide_and_judge(source(seed, count), network, seed, regression=True)
                     for seed in range(args.seeds)
                 ]
                 found.append(summary(name, count, divisions))
@@ -127,8 +127,17 @@ def digits(seed: int, count: int | None) -> ImageSet:
     return images_from_arrays(pixels, bunch.target[rows].tolist(), split=split)
 
 
-def divide_and_judge(images: ImageSet, backbone: Backbone, seed: int) -> Division:
-    """Let a profile of the training part choose a depth, and judge it and the top by the rest."""
+def divide_and_judge(
+    images: ImageSet, backbone: Backbone, seed: int, *, regression: bool = False
+) -> Division:
+    """Let a profile of the training part choose a depth, and judge it and the top by the rest.
+
+    Args:
+        images: with or without a test part.
+        backbone: whose codes are judged.
+        seed: of folds and of what is drawn.
+        regression: whether scikit-learn's is fitted too.
+    """
     audited = audit(images)
     loaded = load_backbone(backbone, Plan(backbone.name), seed)
     execution = Execution(torch.device("cpu"))
@@ -141,7 +150,7 @@ def divide_and_judge(images: ImageSet, backbone: Backbone, seed: int) -> Divisio
     profile = make_profile(loaded, targets, groups, learned, seed=seed)
     rights, scores = zip(
         *(
-            judge_depth(depth, learned, tested, targets, wanted, groups, seed)
+            judge_depth(depth, learned, tested, targets, wanted, groups, seed, regression)
             for depth in (profile.best, profile.top)
         ),
         strict=True,
@@ -164,19 +173,22 @@ def judge_depth(
     wanted: Targets,
     groups: np.ndarray,
     seed: int,
+    regression: bool,
 ) -> tuple[np.ndarray, float]:
     """Return whether a head at a depth is right about each test image, and the regression's score.
 
-    The head is of the kind that the profile chose there.
+    The head is of the kind that the profile chose there; without a regression its score is NaN.
     """
     codes, others = learned.at(depth.cut.name), tested.at(depth.cut.name)
     head = probe(
         codes, targets.values, targets.outputs, kind=depth.head, groups=groups, seed=seed
     ).head
     right = (head.scores(others).argmax(axis=1) == wanted.values).astype(np.float64)
-    regression = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
-    regression.fit(codes, targets.values)
-    return right, float(regression.score(others, wanted.values))
+    if not regression:
+        return right, np.nan
+    fitted = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+    fitted.fit(codes, targets.values)
+    return right, float(fitted.score(others, wanted.values))
 
 
 def summary(name: str, count: int | None, divisions: list[Division]) -> bool:

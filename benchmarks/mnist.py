@@ -26,7 +26,8 @@ from pathlib import Path
 from typing import Any
 
 import topwork
-from backbones import digest, made
+from auxiliary import rows_of
+from backbones import digest, made, training_seconds
 from places import options, require
 from topwork.data.items import open_images
 from topwork.network.zoo import find_backbone
@@ -85,9 +86,7 @@ def main() -> int:
 
 def read_rows(path: Path) -> list[Row]:
     """Return the rows that were kept, of today's settings."""
-    if not path.exists():
-        return []
-    rows = [Row(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+    rows = [Row(**row) for row in rows_of(path)]
     return [row for row in rows if row.settings == settings_of(row.way)]
 
 
@@ -108,12 +107,11 @@ def run(data: Path, way: str, seed: int, folder: Path) -> Row:
         there = folder / "backbone"
         recipe = {"arguments": ARGUMENTS, **RECIPES[way]}
         record = made(there, images, way, recipe, backbone=backbone, seed=seed)
-        seconds = record["training_seconds"]
+        seconds = training_seconds(record)
         backbone = find_backbone(str(there))
         plan = Plan(str(there), phases=(FINE_TUNING,))
-    found = topwork.fit(
-        images, folder / "run", plan=plan, backbone=backbone, seed=seed, resume=True
-    )
+    out = folder / f"run-{settings_of(way)}"
+    found = topwork.fit(images, out, plan=plan, backbone=backbone, seed=seed, resume=True)
     low, high = found["interval"]
     interval = (100 * (1 - high), 100 * (1 - low))
     return Row(

@@ -10,12 +10,14 @@ import subprocess
 import sys
 from collections import Counter, defaultdict
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 
-from topwork.data.items import open_images
+from topwork.data.items import images_from_arrays, open_images
 from topwork.phase import Phase
 from topwork.plan import Plan
 
@@ -282,3 +284,21 @@ def test_interruptions_are_judged(
     monkeypatch.setattr(kill, "begin", begin)
     fit = kill.Fit(tmp_path, tmp_path, tmp_path, b"right", 0.5, 0.6)
     assert kill.trial(fit, 1, sent, random.Random(0)) is passes
+
+
+def test_a_backbone_that_is_there_is_taken_again(tmp_path: Path) -> None:
+    """With as many outputs as its classes, not as the architecture has by itself."""
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3), dtype=np.uint8)
+    images = images_from_arrays(pixels, [number % 3 for number in range(40)])
+    make = partial(
+        module("backbones").made,
+        tmp_path / "made",
+        images,
+        "supervised",
+        backbone="topwork:small_convnet",
+        size=(8, 8),
+    )
+    recipe = {"phase": {"epochs": 1}}
+    assert make(recipe) == make(recipe)
+    with pytest.raises(SystemExit, match="made in another way; remove it and its rows"):
+        make({"phase": {"epochs": 2}})
