@@ -69,7 +69,7 @@ METHODS = {
     "contrastive": Method(CONV, {"phase": {"epochs": 20}, "flip": False, "least_area": 0.5}),
     "rotation": Method(CONV, {"phase": {"epochs": 5}, "flip": False, "least_area": 0.5}),
     "masked": Method(CONV, {"phase": {"epochs": 20}}),
-    "gan": Method(CONV, {"phase": {"epochs": 10}}),
+    "gan": Method(CONV, {"phase": {"epochs": 4}}),
 }
 
 

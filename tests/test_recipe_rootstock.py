@@ -9,6 +9,8 @@ import pytest
 
 from topwork.data.items import images_from_paths
 from topwork.network.shipped import SHIPPED_FOLDER
+from topwork.pretraining.methods import recipe_of
+from topwork.pretraining.request import settle_recipe
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT / "../shared"
@@ -27,12 +29,13 @@ def recipe_script():
 def test_what_is_shipped_was_made_by_the_recipe():
     recipe = json.loads((RECIPE / "recipe.json").read_text(encoding="utf-8"))
     card = json.loads((SHIPPED_FOLDER / "backbone.json").read_text(encoding="utf-8"))["card"]
-    phase = recipe.pop("phase")
-    assert phase.items() <= card["recipe"]["phase"].items()
-    assert recipe.pop("method") == card["method"]
-    known = {"hints": 0.0, **card["recipe"]}  # it was made before there were any
-    assert {key: known.get(key) for key in recipe} == recipe
+    method = recipe.pop("method")
+    assert method == card["method"]
+    settled, _ = settle_recipe(method, recipe_of(method), recipe, None, None)
+    assert settled.to_dict() == card["recipe"]  # with today's defaults
     assert card["images"] + card["held_out"] == 15_844
+    words = (SHIPPED_FOLDER / "README.md").read_text(encoding="utf-8")
+    assert "| random weights |" in words  # what it is worth is known
 
 
 def test_classes_of_what_we_measure_on_are_left_out(recipe_script, tmp_path):
@@ -61,3 +64,5 @@ def test_cut_short_it_shows_the_trend(recipe_script, tmp_path):
     packed = json.loads((tmp_path / "packed" / "backbone.json").read_text(encoding="utf-8"))
     assert packed["card"]["terms"]
     assert str(tmp_path) not in json.dumps(packed)
+    words = (tmp_path / "packed" / "README.md").read_text(encoding="utf-8")
+    assert "Not measured yet" in words  # no results of other weights
