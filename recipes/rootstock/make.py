@@ -123,7 +123,7 @@ def card_in_words(facts: dict[str, Any]) -> str:
             **{key: card[key] for key in ("held_out", "date", "terms", "limits")},
             photos=card["images"] + card["held_out"],
             epochs=card["recipe"]["phase"]["epochs"],
-            results=results_of(facts["weights_sha256"]),
+            results=results_of(facts["weights_sha256"]).rstrip(),
             minutes=round(card["training_seconds"] / 60),
             agreement=f"{found['agreement']:.3f} ({found['agreement_low']:.3f} to"
             f" {found['agreement_high']:.3f})",
