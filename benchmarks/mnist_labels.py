@@ -6,9 +6,8 @@ times; all of them, unlabeled, are pretrained on once by each method. Dense laye
 geometry, and see plain images only; a small ConvNet takes the others, and random crops. Three ways
 learn from the same views of the same labels: all layers of the same network from random weights,
 two to three times as many epochs; a head alone on the pretrained codes; and that head, then all
-layers. Errors are those of the shipped models on all 10,000 test images. The rate of pretrained
-layers was chosen on draws that are not among the five. The share that a method takes off is that of
-its better way at so many labels.
+layers. Errors are those of the shipped models on all 10,000 test images. The share that a method
+takes off is that of its better way at so many labels.
 
 What was done is kept in OUT and not done again. The first two methods are those of `mnist.py`, seed
 0: what it made may be copied to OUT.
@@ -49,7 +48,7 @@ JUDGED = 1_000
 SIZE = (28, 28)
 DENSE, CONV = "topwork:dense", "topwork:small_convnet"
 RATES = {DENSE: 1e-3, CONV: 3e-3}
-REUSED_RATE = 0.3  # of the rate, for pretrained layers
+REUSED_RATE = 0.3  # of the rate, for pretrained layers; others were not tried
 VIEWS = {DENSE: 1, CONV: 8}
 AUGMENT = Augment(0.7, False)
 
