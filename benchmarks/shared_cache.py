@@ -86,6 +86,8 @@ def rounds(
             build.cache.mkdir()
             (build.cache / "claims").write_text("in the place of the folder", encoding="utf-8")
         found.append(together(several))
+        if not is_equal(found[-1], alone):
+            print(f"not equal: {how_unequal(found[-1], alone)}")
     equal = sum(is_equal(outcome, alone) for outcome in found)
     twice = [outcome.reads - alone.reads for outcome in found]
     limit = (WASTE if claims else count) * alone.reads
@@ -101,6 +103,21 @@ def rounds(
 def is_equal(found: Outcome, alone: Outcome) -> bool:
     """Say whether all processes returned, and together left, what one does."""
     return found.rows == alone.rows and found.shards == alone.shards
+
+
+def how_unequal(found: Outcome, alone: Outcome) -> str:
+    """Say what several processes returned or left otherwise than one does."""
+    more, fewer = (
+        found.shards.keys() - alone.shards.keys(),
+        alone.shards.keys() - found.shards.keys(),
+    )
+    others = {
+        name
+        for name in found.shards.keys() & alone.shards
+        if found.shards[name] != alone.shards[name]
+    }
+    rows = "the same" if found.rows == alone.rows else f"{len(found.rows)} kinds of"
+    return f"{rows} rows; shards more {more}, fewer {fewer}, of other bytes {others}"
 
 
 def together(several: list[Build]) -> Outcome:
