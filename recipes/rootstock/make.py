@@ -123,7 +123,7 @@ def card_in_words(facts: dict[str, Any]) -> str:
             **{key: card[key] for key in ("held_out", "date", "terms", "limits")},
             photos=card["images"] + card["held_out"],
             epochs=card["recipe"]["phase"]["epochs"],
-            results=results_of(facts["weights_sha256"]).rstrip(),
+            results=results_of(facts["weights_sha256"]),
             minutes=round(card["training_seconds"] / 60),
             agreement=f"{found['agreement']:.3f} ({found['agreement_low']:.3f} to"
             f" {found['agreement_high']:.3f})",
@@ -134,8 +134,8 @@ def card_in_words(facts: dict[str, Any]) -> str:
 
 def results_of(weights: str) -> str:
     """Return what was measured of weights by their SHA-256; what was of others is left out."""
-    measured = (HERE / "results.md").read_text(encoding="utf-8")
-    return measured if weights in measured else "Not measured yet: `benchmarks/rootstock.py`.\n"
+    measured = (HERE / "results.md").read_text(encoding="utf-8").rstrip()
+    return measured if weights in measured else "Not measured yet: `benchmarks/rootstock.py`."
 
 
 if __name__ == "__main__":
