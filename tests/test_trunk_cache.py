@@ -702,6 +702,37 @@ def test_shards_merged_between_listing_and_opening_are_listed_again(
     assert not caplog.records
 
 
+def test_what_another_merge_is_removing_costs_no_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has written all rows to one shard; between any two looks the first part goes."""
+    begun, listed = cache_folder(), cache.shard_names
+    for number in range(1, 100):
+        monkeypatch.setenv("TOPWORK_CACHE", f"{begun}-{number}")
+        store = open_store(FACTS)
+        for start in (0, 2, 4):
+            store.add(DIGESTS[start : start + 2], CODES[start : start + 2])
+        first, *others = shards(store)
+        whole = write_shard(store.folder, store.key, DIGESTS, CODES)
+        looks = 0
+
+        def look(folder: Path, number: int = number, first: Path = first) -> set[str]:
+            nonlocal looks
+            looks += 1
+            if looks == number:
+                first.unlink(missing_ok=True)
+            return listed(folder)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(cache, "shard_names", look)
+            store.merge()
+        for part in others:  # the other merge goes on
+            part.unlink(missing_ok=True)
+        assert shards(store) == [whole]
+        np.testing.assert_array_equal(open_store(FACTS).rows(DIGESTS).take(range(6)), CODES)
+        if looks < number:
+            break
+    assert 3 < number < 99
+
+
 def test_a_manifest_that_is_about_to_be_written_is_waited_for(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -70,12 +70,14 @@ class CodeStore:
         shards: the codes, mapped.
         known: from the digest of an image to its place: a number made of that of the shard, above,
             and that of the row, in the lowest `ROW_BITS`.
+        names: of the files that were there when that was made.
     """
 
     def __init__(self, folder: Path, facts: dict[str, Any], always: bool) -> None:
         self.folder, self.facts, self.key, self.always = folder, facts, folder.name, always
         self.shards: list[Shard] = []
         self.known: dict[str, int] = {}
+        self.names: set[str] = set()
 
     def __contains__(self, digest: str) -> bool:
         return digest in self.known
@@ -130,6 +132,7 @@ class CodeStore:
             shards, known = index([*here, *opened], [], {})
             needed = [shard for shard in gone if not known.keys() >= set(digests_of(shard))]
             self.shards, self.known = index(needed, shards, known)
+        self.names = names
         if names - shard_names(self.folder):  # merged meanwhile, by another process
             self.refresh()
 
@@ -171,13 +174,12 @@ class CodeStore:
 
     def merge_all_of(self, dtype: np.dtype) -> None:
         """Merge the small shards of one type of values."""
-        names = shard_names(self.folder)
         small = {
             number: shard.path
             for number, shard in enumerate(self.shards)
             if shard.codes.dtype == dtype
             and shard.bytes < MERGED_BYTES // 2
-            and shard.path.name in names
+            and shard.path.name in self.names  # a later look need not fit what is known
         }
         if len(small) < 2:
             return
