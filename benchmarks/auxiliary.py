@@ -187,7 +187,9 @@ def fit_all(name: str, task: Task, backbone: Path, count: int, draw: int, log: P
 
 def key_of(name: str, task: Task, backbone: Path, count: int, way: str) -> dict:
     """Return what tells the rows of a way from others, but for the draw."""
-    settings = digest(backbone.name, replace(plan_of(way, task, backbone), backbone=""))
+    # The folder's name, not its place: a copy of it elsewhere is the same backbone.
+    plan = replace(plan_of(way, task, backbone), backbone=task.backbone)
+    settings = digest(backbone.name, plan)
     return {"task": name, "count": count, "way": way, "settings": settings}
 
 
