@@ -28,6 +28,9 @@ from topwork.data.image_set import ImageSet
 from topwork.data.items import open_images
 from topwork.data.loading import untracked
 from topwork.errors import DataError, UsageError
+from topwork.learn.heads import fit_head
+from topwork.learn.judging import judge
+from topwork.learn.targets import Targets
 from topwork.plan import Plan
 from topwork.trunk.cache import cache_folder
 from topwork.trunk.execution import Execution
@@ -127,6 +130,45 @@ def test_of_equals_the_cheapest_wins(measured, monkeypatch):
     best = winner(found)
     assert best is not None
     assert best.candidate.name == known.TWO_THIRDS
+
+
+def test_labels_that_no_row_told_about_decide_nothing(monkeypatch):
+    """The same head as the champion's, as a fit ships it: it must be neither ahead nor behind."""
+    generator = np.random.default_rng(0)
+    codes = generator.normal(size=(400, 8)).astype(np.float32)
+    values = (codes[:, :5] + generator.normal(size=(400, 5)) > 0.8).astype(np.float32)
+    values[:, 3:] = [0, 1]  # for whom nothing is to be learned
+    learned, judged = np.arange(300), np.arange(300, 400)
+    values[judged[:5], 3] = 1
+    values[judged[:5], 4] = 0
+    targets = Targets("labels", values, tuple("abcde"))
+    candidate = Candidate("same", Plan("any", kept="x", head="sigmoid"), "", "", 1.0)
+    champion, standing = (standing_of(candidate, 400) for _ in range(2))
+    champion.strength = 0.01
+    task = SimpleNamespace(targets=targets, groups=np.arange(400).astype(str), seed=0)
+    profile = SimpleNamespace(codes=SimpleNamespace(at=lambda name: codes, seconds_an_image=1.0))
+    going = Race(task, profile, [], 1e9, 0.0, {})
+    head = fit_head(codes[learned], values[learned], 5, kind="sigmoid", strength=0.01)
+    shipped = replace(head, temperature=2.0).folded().scores(codes[judged])
+    monkeypatch.setattr(race_module, "try_plan", lambda *given: (shipped, 1.0))
+    division = Division(learned, judged)
+    race_module.run_trial(going, standing, division, 1.0)
+    losses, _ = race_module.learned_anew(going, champion, division)
+    np.testing.assert_allclose(standing.losses[judged], losses[judged], rtol=0.01)
+
+
+@pytest.mark.parametrize(("kind", "head"), [("classes", "softmax"), ("labels", "sigmoid")])
+def test_to_call_everything_common_leaves_something_to_gain(kind, head):
+    codes = np.random.default_rng(0).normal(size=(1000, 8)).astype(np.float32)  # that know nothing
+    rare = np.arange(1000) % 100 < 1
+    values = rare.astype(int) if kind == "classes" else np.stack([rare, ~rare], 1).astype("float32")
+    found = judge(codes, values, 2, kind=head)
+    standing = SimpleNamespace(right=found.right)
+    assert found.right.mean() > 0.98
+    assert not race_module.nothing_left(standing, Targets(kind, values, ("a", "b")))
+    knowing = np.column_stack([rare, codes]).astype(np.float32)
+    standing = SimpleNamespace(right=judge(knowing, values, 2, kind=head).right)
+    assert race_module.nothing_left(standing, Targets(kind, values, ("a", "b")))
 
 
 def test_at_least_half_of_the_field_drops_out_at_each_rung(measured, monkeypatch):

@@ -19,6 +19,7 @@ import numpy as np
 from topwork.advice.candidates import ONE_PASS, Candidate
 from topwork.advice.comparison import ONE_STANDARD_ERROR, standard_errors_above
 from topwork.advice.profile import Profile
+from topwork.advice.shape import of_one_answer
 from topwork.advice.standing import (
     Standing,
     cheapest_of_the_best,
@@ -33,7 +34,7 @@ from topwork.advice.trials import Division, Task, try_plan
 from topwork.data.loading import Track, untracked
 from topwork.errors import TopworkError
 from topwork.learn.folds import stratified_folds
-from topwork.learn.heads import CLASS_KINDS, NEVER
+from topwork.learn.heads import NEVER, learnable
 from topwork.learn.judging import (
     folds_of,
     judge,
@@ -41,6 +42,7 @@ from topwork.learn.judging import (
     losses_of_rows,
     right_of_rows,
 )
+from topwork.learn.targets import Targets
 from topwork.learn.temperature import as_two_classes, fit_temperature
 
 Array = np.ndarray
@@ -61,6 +63,9 @@ SHARE = 0.25
 
 LEAST_BUDGET, MOST_BUDGET = 5.0, 120.0  # seconds, by default
 NOTHING_LEFT = 0.02  # share of the images that is wrong, below which no trial is worth its time
+LEFT_OF_ONE_ANSWER = 0.04
+"""Share of what one answer to all images gets wrong; where one class is nearly all of them, to be
+wrong about few images is no merit. Of two equal classes both bounds are the same."""
 OVERHEAD = 1.0  # seconds of a trial, whatever it trains
 FIRST_RUNG = 0.7  # of what is left of the budget, so that something is left for the others
 MOST_JUDGED = 2000  # rows that judge a trial, about
@@ -199,7 +204,7 @@ def run_rungs(race: Race, track: Track) -> None:
         elif standing.candidate.tried:
             standing.reason = "there are too few images to learn from some and judge by others"
             going.append(standing)
-    if nothing_left(race.champion):
+    if nothing_left(race.champion, race.task.targets):
         for standing in going:
             standing.reason = "the frozen features leave too little that a trial could gain"
         return
@@ -215,9 +220,13 @@ def run_rungs(race: Race, track: Track) -> None:
         going = [*race.survivors, *worth_a_try_now(race)]
 
 
-def nothing_left(champion: Standing | None) -> bool:
-    """Say whether the frozen features are right about nearly all images."""
-    return champion is not None and mean_of(champion.right) > 1 - NOTHING_LEFT
+def nothing_left(champion: Standing | None, targets: Targets) -> bool:
+    """Say whether the frozen features are right about nearly all images, and not by one answer."""
+    by_one_answer = of_one_answer(targets)[1]
+    if champion is None or by_one_answer is None:
+        return False
+    most = min(NOTHING_LEFT, LEFT_OF_ONE_ANSWER * (1 - by_one_answer.mean()))
+    return 1 - mean_of(champion.right) < most
 
 
 def run_rung(
@@ -306,10 +315,7 @@ def run_trial(race: Race, standing: Standing, division: Division, share: float) 
     expected = race.seconds(trial_cost(candidate, share), len(division.learned))
     scores, seconds = try_plan(race.task, candidate.plan, division, share)
     wanted, kind = targets.values[division.judged], candidate.plan.head
-    if kind in CLASS_KINDS:  # what no row told about has no part in the comparison, as in a probe
-        unseen = np.setdiff1d(np.arange(targets.outputs), targets.values[division.learned])
-        scores = scores.copy()
-        scores[:, unseen] = NEVER
+    scores = without_unlearned(kind, scores, targets.values[division.learned])
     losses = losses_of_rows(kind, scores, wanted, temperature_of(kind, scores, wanted))
     standing.losses = noted(race.n, division.judged, losses)
     standing.right = noted(race.n, division.judged, right_of_rows(kind, scores, wanted))
@@ -323,6 +329,27 @@ def run_trial(race: Race, standing: Standing, division: Division, share: float) 
         f"learned from {len(division.learned)} images in {epochs}, judged by"
         f" {len(division.judged)} others"
     )
+
+
+def without_unlearned(kind: str, scores: Array, learned: Array) -> Array:
+    """Return scores in which outputs that no row told about are marked, as a probe marks them.
+
+    Else a trial would be compared by cells that have no part in the loss of the champion.
+
+    Args:
+        kind: of head.
+        scores: [n, outputs] of a trial.
+        learned: the targets that it learned from.
+
+    >>> without_unlearned("softmax", np.zeros((1, 3)), np.array([0, 2])).tolist()
+    [[0.0, -10000.0, 0.0]]
+    """
+    outputs = scores.shape[1]
+    marked = scores.copy()
+    marked[:, np.setdiff1d(np.arange(outputs), learnable(learned, outputs, kind))] = NEVER
+    if kind == "sigmoid":
+        marked[:, learned.min(axis=0) > 0] = -NEVER
+    return marked
 
 
 def learned_anew(race: Race, champion: Standing, division: Division) -> tuple[Array, Array]:
