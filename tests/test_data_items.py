@@ -527,7 +527,15 @@ def test_a_fold_column_of_numbers_is_no_split_unless_asked_for(tmp_path):
     fill(tmp_path, "1.png", "2.png")
     path = table(tmp_path / "d.csv", "path,label,fold\n1.png,a,1\n2.png,b,2\n")
     assert {item.split for item in open_images(path).items} == {None}
-    assert "column 'fold' holds '1'; give train, val or test" in refusal(path, split_column="fold")
+    assert "column 'fold' holds '1' in row 1; give train" in refusal(path, split_column="fold")
+
+
+def test_a_split_is_never_dropped_for_one_name_that_is_not_known(tmp_path):
+    fill(tmp_path, "1.png", "2.png", "3.png")
+    path = table(tmp_path / "d.csv", "path,label,split\n1.png,a,train\n2.png,b,holdout\n3.png,b,\n")
+    assert "'split' holds 'holdout' in row 2; give train, val or test" in refusal(path)
+    path = table(tmp_path / "d.csv", "path,label,split\n1.png,a,train\n2.png,b,dev\n3.png,b,test\n")
+    assert [item.split for item in open_images(path).items] == ["train", "val", "test"]
 
 
 def test_a_parquet_says_the_same_as_its_csv(tmp_path):

@@ -163,7 +163,12 @@ def _present(root: str, names: Iterable[str]) -> set[str]:
 
 
 def _sides(table: Table, asked: str | None, path: Path) -> list[str | None]:
-    """Return each row's side; a column that was not asked for counts only if it names sides."""
+    """Return each row's side; a column that was not asked for counts only if it names any.
+
+    Raises:
+        DataError: for a name of no side beside others, or where the column was asked for: to go on
+            without the split would be to learn from test images.
+    """
     column = _optional(table, asked, _SPLIT_NAMES, path)
     rows = len(next(iter(table.values()), []))
     if column is None:
@@ -172,9 +177,12 @@ def _sides(table: Table, asked: str | None, path: Path) -> list[str | None]:
     strange = next((cell for cell in cells if cell and cell not in SIDE_OF), None)
     if strange is None:
         return [SIDE_OF.get(cell) for cell in cells]
-    if asked is None:
+    if asked is None and not any(cell in SIDE_OF for cell in cells):
         return [None] * rows
-    raise DataError(f"{path}: column {column!r} holds {strange!r}; give train, val or test")
+    row = cells.index(strange) + 1
+    raise DataError(
+        f"{path}: column {column!r} holds {strange!r} in row {row}; give train, val or test"
+    )
 
 
 def _required(
