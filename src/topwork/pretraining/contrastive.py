@@ -237,7 +237,7 @@ def pretrain_contrastive(
 
     Each epoch tells the share of views found again among those of the batch, the effective rank of
     the codes, the deviation of the last batch's projections and, where there are labels, the
-    accuracy of a linear probe on the codes. Only VICReg's loss is told of held-out images too.
+    accuracy of a linear probe on the codes. Of held-out images no loss is told.
 
     Raises:
         PlanError: if the codes collapse.
@@ -254,7 +254,10 @@ def pretrain_contrastive(
         torch.manual_seed(material.seed)
         projector = projector_of(width, recipe.projector or WIDTHS[recipe.loss])
     module = TwoViews(body, views, projector, recipe).to(material.device)
-    for epoch in material.stages.train(STAGE, module, phase, inputs, held_out):
+    # Both losses depend on how many images are judged at once: the fewer there are to tell one from,
+    # the lower is NT-Xent; the fewer covariances are of, the larger they come out by chance. That
+    # of held-out images, not as many as a batch, would compare with nothing.
+    for epoch in material.stages.train(STAGE, module, phase, inputs):
         if epoch is None:
             yield None
             continue
@@ -269,12 +272,7 @@ def pretrain_contrastive(
         require_alive(material.stages.records, STAGE, found, highest_rank)
         last = epoch.number == phase.epochs
         pictures = {"views": see(material, views, inputs)} if last else {}
-        told = progress_of(epoch, STAGE, phase, found, pictures)
-        if recipe.loss == "nt-xent":
-            # Held-out images are judged some hundred at a time, those learned from in batches; the
-            # fewer there are to tell an image from, the lower it is, so the two do not compare.
-            told = replace(told, held_out=None)
-        yield told
+        yield progress_of(epoch, STAGE, phase, found, pictures)
 
 
 def see(material: Material, views: RandomViews, inputs: Inputs) -> np.ndarray:
