@@ -460,6 +460,38 @@ def test_compiling_again_replaces_and_leaves_nothing_behind(kept: tuple[str, Pat
     assert sorted(folder.parent.iterdir()) == sorted([folder, begun])
 
 
+@pytest.mark.parametrize("failure", ["a runtime", "the export"])
+def test_what_failed_once_is_replaced_by_what_did_not(
+    kept: tuple[str, Path], monkeypatch: pytest.MonkeyPatch, failure: str
+) -> None:
+    key, folder = kept
+
+    def failing(*given: object) -> Trial:
+        return Trial(str(given[0]), problem="did not end")
+
+    def no_form(*given: object) -> None:
+        raise compiled.NoOnnxForm("out of memory")
+
+    trunk = ready_trunk(extractor_of())
+    compiled.set_aside(folder)
+    with monkeypatch.context() as patch:
+        if failure == "a runtime":
+            patch.setattr(compiled, "try_onnx", failing)
+        else:
+            patch.setattr(compiled, "write_onnx", no_form)
+        ready.compiled_now(trunk)
+    assert all(trial.problem for trial in compiled.remembered(key).trials[1:])
+    made = ready.compiled_now(trunk)
+    assert made.model.exists()
+    found = compiled.remembered(key)
+    assert found is not None
+    assert not any(trial.problem for trial in found.trials)
+    # Where nothing failed, what is there stays, whatever came of trying again.
+    monkeypatch.setattr(compiled, "try_onnx", failing)
+    ready.compiled_now(trunk)
+    assert compiled.remembered(key) == found
+
+
 def test_a_cache_that_cannot_be_written(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -182,14 +182,17 @@ def export_and_try(
 
 
 def put_in_place(staged: Path, home: Path) -> None:
-    """Rename a finished folder; one that is there is replaced, unless it is as good.
+    """Rename a finished folder; one that is there is replaced, unless nothing failed in it.
 
     It is so where another process was first; it may be at work with its files.
 
     Raises:
         OSError: if it cannot be renamed, and no other process has put one there either.
     """
-    if home.is_dir() and remembered(home.name) is None:
+    if home.is_dir():
+        kept = remembered(home.name)
+        if kept and kept.model.exists() and not any(trial.problem for trial in kept.trials):
+            return
         shutil.rmtree(home, ignore_errors=True)
     try:
         staged.rename(home)
