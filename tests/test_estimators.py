@@ -428,10 +428,24 @@ def test_plans_that_make_no_sense(classifier, photos, choices, error, message):
         classifier.set_params(**choices).fit(*photos)
 
 
+def test_numbers_of_a_search_are_as_good_as_pythons(features, classifier, photos):
+    paths, labels = photos
+    size = np.int64(32)
+    codes = features.set_params(input_size=size).fit_transform(paths)
+    assert codes.shape[0] == len(paths)
+    for form in ([32, 32], (np.int64(32), 32), 32):
+        again = features.set_params(input_size=form).fit_transform(paths)
+        assert again.tobytes() == codes.tobytes()
+    model = classifier.set_params(input_size=size, views=np.int64(2)).fit(paths, labels)
+    assert Plan.from_dict(json.loads(json.dumps(model.plan_.to_dict()))) == model.plan_
+
+
 def test_images_and_numbers_are_not_mixed_up(features, classifier, photos):
     paths, labels = photos
     with pytest.raises(UsageError, match="X is a single image; give a list"):
         features.fit(paths[0])
+    with pytest.raises(UsageError, match="X is a single image with its colors; give a list"):
+        features.fit(paths).transform(np.zeros((16, 16, 3), np.uint8))
     with pytest.raises(UsageError, match="X holds numbers, but fit saw images"):
         features.fit(paths).transform(np.zeros((2, 4)))
     with pytest.raises(UsageError, match="X holds images, but fit saw numbers"):

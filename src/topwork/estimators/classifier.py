@@ -227,9 +227,9 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
             reused=self.reused,
             frozen=(self.frozen,) if isinstance(self.frozen, str) else tuple(self.frozen),
             head=self.head,
-            epochs=self.epochs,
-            rate=self.rate,
-            views=self.views,
+            epochs=as_int(self.epochs),
+            rate=None if self.rate is None else float(self.rate),
+            views=as_int(self.views),
             size=height_and_width(self.input_size),
         )
         if plan.head not in CLASS_KINDS:
@@ -252,6 +252,15 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
         """Return what pickling and copying may keep: plain data and arrays, no network."""
         state: dict[str, Any] = super().__getstate__()
         return {**state, "_built": None} if "_built" in state else state
+
+
+def as_int(count: Any) -> Any:
+    """Return a whole number of NumPy's, as searches give them, as Python's; all else as it is.
+
+    >>> type(as_int(np.int64(2))), as_int(None)
+    (<class 'int'>, None)
+    """
+    return int(count) if isinstance(count, np.integer) else count
 
 
 def warn_of(lost: Sequence[tuple[str, str]]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from functools import lru_cache
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -181,12 +182,15 @@ def source_of(backbone: str | Path | None, weights: str | Path | None, size: Siz
 
 
 def height_and_width(size: Size) -> tuple[int, int] | None:
-    """Return a size in full.
+    """Return a size in full, as plain integers; searches give NumPy's.
 
-    >>> height_and_width(96)
-    (96, 96)
+    >>> height_and_width(np.int64(96)), height_and_width([96, 64])
+    ((96, 96), (96, 64))
     """
-    return (size, size) if isinstance(size, int) else size
+    if size is None:
+        return None
+    height, width = (size, size) if isinstance(size, Integral) else size
+    return int(height), int(width)
 
 
 # Every fold and every setting of a search has an estimator of its own, but they share a network:

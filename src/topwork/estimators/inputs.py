@@ -87,6 +87,8 @@ def single_images(X: Any) -> list[Given] | None:
         raise UsageError(f"X is a single image; give a list of images, such as [{X!r}]")
     dimensions = getattr(X, "ndim", 1)  # of a list: its elements tell
     if isinstance(X, np.ndarray) and dimensions > 2:
+        if X.ndim == 3 and X.shape[2] in (3, 4):  # no gray image is so narrow
+            raise UsageError("X is a single image with its colors; give a list of images, as [X]")
         return list(X)
     if dimensions != 1 or not isinstance(X, Iterable):
         return None

@@ -268,10 +268,10 @@ def print_photos_demo(result: dict[str, Any]) -> None:
 def number(value: float) -> str:
     """Write a large number briefly.
 
-    >>> number(1_813_561_344), number(512)
-    ('1.81 G', '512 ')
+    >>> number(1_813_561_344), number(512), number(999_700)
+    ('1.81 G', '512 ', '1 M')
     """
     for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if value >= size:
+        if value >= 0.9995 * size:  # which would be rounded to 1000 of the next smaller unit
             return f"{value / size:.3g} {unit}"
     return f"{value:.0f} "
