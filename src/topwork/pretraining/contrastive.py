@@ -254,9 +254,9 @@ def pretrain_contrastive(
         torch.manual_seed(material.seed)
         projector = projector_of(width, recipe.projector or WIDTHS[recipe.loss])
     module = TwoViews(body, views, projector, recipe).to(material.device)
-    # Both losses depend on how many images are judged at once: the fewer there are to tell one from,
-    # the lower is NT-Xent; the fewer covariances are of, the larger they come out by chance. That
-    # of held-out images, not as many as a batch, would compare with nothing.
+    # Both losses depend on how many images are judged at once: the fewer there are to tell one
+    # from, the lower is NT-Xent; the fewer covariances are of, the larger they come out by chance.
+    # That of held-out images, not as many as a batch, would compare with nothing.
     for epoch in material.stages.train(STAGE, module, phase, inputs):
         if epoch is None:
             yield None
