@@ -25,9 +25,11 @@ from topwork.advice.transferability import (
 )
 from topwork.network.codes import Pool
 from topwork.network.cut import Trunk
+from topwork.network.folder import save_model
 from topwork.network.loading import load_backbone
+from topwork.network.model import Model, code_width
 from topwork.network.zoo import find_backbone
-from topwork.plan import Plan
+from topwork.plan import Hidden, Plan
 
 SHAPES = [(60, 5, 3), (40, 40, 2), (20, 90, 4), (50, 7, 2)]
 
@@ -174,10 +176,11 @@ def test_the_source_says_what_the_whole_network_says(backbone: Path) -> None:
     np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 
-def test_of_token_and_mean_the_source_reads_its_own(tmp_path: Path) -> None:
+def tiny_transformer(folder: Path) -> torch.nn.Module:
+    """Write one of random weights, for 32 pixels and 7 classes, in timm's format."""
     name, small = "vit_tiny_patch16_224", {"depth": 1, "embed_dim": 24, "num_heads": 2}
     network = timm.create_model(name, num_classes=7, img_size=32, **small).eval()
-    save_file(network.state_dict(), tmp_path / "model.safetensors")
+    save_file(network.state_dict(), folder / "model.safetensors")
     view = {"input_size": [3, 32, 32], "fixed_input_size": True}
     config = {
         "architecture": name,
@@ -185,7 +188,12 @@ def test_of_token_and_mean_the_source_reads_its_own(tmp_path: Path) -> None:
         "pretrained_cfg": view,
         "model_args": small,
     }
-    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    return network
+
+
+def test_of_token_and_mean_the_source_reads_its_own(tmp_path: Path) -> None:
+    network = tiny_transformer(tmp_path)
     loaded = load_backbone(find_backbone(str(tmp_path)), Plan(str(tmp_path)))
     images = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     top = loaded.chain.top
@@ -213,3 +221,40 @@ def test_there_is_nothing_to_say_without_the_source_classifier(
     assert source_probabilities(loaded, codes, "flatten") is None
     lower = replace(loaded, plan=replace(loaded.plan, reused=loaded.chain.cuts[1].name))
     assert source_probabilities(lower, codes, "avg") is None
+
+
+@pytest.mark.parametrize(
+    ("plan", "pool", "is_known"),
+    [
+        (Plan("x"), "token", True),
+        (Plan("x", head="svm"), "token", True),
+        (Plan("x", head="regression"), "token", False),
+        (Plan("x", head="sigmoid"), "token", False),
+        (Plan("x", added=(Hidden(24),)), "token", False),
+        (Plan("x", pool="avg"), "token", False),
+        (Plan("x", pool="avg"), "avg", True),
+        (Plan("x", pool="avg"), "token+avg", True),
+    ],
+    ids=lambda value: f"{value.head}{len(value.added)}" if isinstance(value, Plan) else str(value),
+)
+def test_a_fitted_models_head_speaks_where_it_tells_classes_by_these_codes(
+    plan: Plan, pool: str, is_known: bool, tmp_path: Path
+) -> None:
+    tiny_transformer(tmp_path)
+    plan = replace(plan, backbone=str(tmp_path))
+    loaded = load_backbone(find_backbone(plan.backbone), plan)
+    settled, chain = loaded.plan, loaded.chain
+    width = code_width(chain, settled.codes, str(settled.pool))
+    model = Model(chain, settled.codes, str(settled.pool), width, 4, plan.added).eval()
+    save_model(tmp_path / "model", model, loaded, ("a", "b", "c", "d"))
+
+    name = str(tmp_path / "model")
+    again = load_backbone(find_backbone(name), Plan(name))
+    images = torch.randn(5, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    top = again.chain.top
+    codes = Pool(top.layout, pool)(Trunk(again.chain, [top.name])(images)).numpy()
+    found = source_probabilities(again, codes, pool)
+    assert (found is not None) == is_known
+    if found is not None:
+        expected = model(images).softmax(1).detach().numpy()
+        np.testing.assert_allclose(found, expected, rtol=1e-4)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from topwork.data.image_set import ImageSet, Item
 from topwork.errors import ImageError, UsageError
@@ -122,6 +123,18 @@ def test_images_with_the_bands_that_the_network_takes(channels):
     if channels > 1:
         with pytest.raises(ImageError, match=f"array: has 3 bands, the network takes {channels}"):
             grey.predict(PIXELS)
+
+
+def test_a_truncated_file_is_named_whichever_way_it_comes(loaded, tmp_path):
+    made = predictor(loaded, "softmax", 2, ("a", "b"))
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    file = tmp_path / "cut.png"
+    Image.fromarray(noise).save(file)
+    file.write_bytes(file.read_bytes()[:6000])
+    with pytest.raises(ImageError, match=r"cut\.png: truncated file"):
+        made.predict([file])
+    with Image.open(file) as image, pytest.raises(ImageError, match="image: truncated file"):
+        made.predict([image])
 
 
 def image_set(*labels: tuple[str, ...], **options) -> ImageSet:

@@ -1,12 +1,19 @@
+from collections.abc import Callable
+
 import pytest
+import timm
 import torch
+from timm.models.mlp_mixer import MlpMixer
 from torch import nn
 from torch.nn import functional as F
+from torchvision.models import SwinTransformer
 
 from networks import ARCHITECTURES, build, snapshot
 from topwork.errors import ChainError
 from topwork.network.chain import Chain, trace_chain
+from topwork.network.codes import source_pool
 from topwork.network.cut import Trunk, cut, segment
+from topwork.network.layout import layout_of
 
 IMAGE = torch.zeros(1, 3, 32, 32)
 
@@ -85,6 +92,64 @@ def test_the_top_is_the_input_of_the_last_linear_layer(
     assert (chain.head, chain.top.shape, str(chain.top.layout)) == (head, shape, layout)
 
 
+OF_ANY_SIZE: dict[str, Callable[[], nn.Module]] = {
+    "channels first": lambda: timm.create_model("test_resnet"),
+    "without padding": lambda: nn.Sequential(
+        *(layer for _ in range(4) for layer in (nn.LazyConv2d(28, 3), nn.ReLU())),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(28, 2),
+    ),
+    "channels last": lambda: SwinTransformer([4, 4], 16, [1, 1], [2, 2], [4, 4]),
+}
+
+
+@pytest.mark.parametrize("size", [(64, 48), (48, 64), (56, 52), (64, 64)])
+@pytest.mark.parametrize("name", OF_ANY_SIZE)
+def test_channels_are_what_another_size_of_input_leaves_alone(
+    name: str, size: tuple[int, int]
+) -> None:
+    other = (size[0] + 64, size[1] + 64)
+    network = OF_ANY_SIZE[name]().eval()
+    network(torch.zeros(1, 3, *size))
+    points, larger = (trace_chain(network, torch.zeros(1, 3, *s)).cuts for s in (size, other))
+    maps = [pair for pair in zip(points, larger, strict=True) if pair[0].layout.kind == "map"]
+    assert len(maps) >= 3
+    for point, other_point in maps:
+        same = [a == b for a, b in zip(point.shape, other_point.shape, strict=True)]
+        assert same == [not point.layout.channels_last, False, point.layout.channels_last], point
+
+
+@pytest.mark.parametrize(
+    ("network", "is_last"),
+    [
+        (OF_ANY_SIZE["channels last"](), True),
+        (nn.Sequential(nn.Conv2d(3, 16, 4, 4), nn.Conv2d(16, 8, 2, 2), nn.Conv2d(8, 2, 8)), False),
+    ],
+)
+def test_a_map_that_could_be_either_is_as_the_last_one(network: nn.Module, is_last: bool) -> None:
+    image, first, *others = trace_chain(network, torch.zeros(1, 3, 64, 64)).cuts
+    assert first.shape == (16, 16, 16)
+    assert not image.layout.channels_last
+    assert {point.layout.channels_last for point in (first, *others)} == {is_last}
+
+
+@pytest.mark.parametrize("size", [(64, 48), (32, 96), (64, 64)])
+def test_all_tokens_of_a_mixer_stand_for_positions(size: tuple[int, int]) -> None:
+    mixer = MlpMixer(num_classes=2, img_size=size, num_blocks=1, embed_dim=24)
+    chain = trace_chain(mixer, torch.zeros(1, 3, *size))
+    assert chain.top.shape == (size[0] * size[1] // 256, 24)
+    assert {str(point.layout) for point in chain.cuts[1:]} == {"tokens"}
+    assert source_pool(chain) == "avg"
+
+
+def test_tokens_beyond_a_grid_of_the_inputs_sides_are_a_prefix() -> None:
+    for size, side in (((224, 192), 16), ((224, 160), 16), ((518, 378), 14), ((224, 224), 16)):
+        count = (size[0] // side) * (size[1] // side)
+        for prefix in (0, 1, 2, 5):
+            assert layout_of((count + prefix, 24), nn.Identity(), size).prefix == prefix
+
+
 def test_costs_against_a_count_by_hooks() -> None:
     network, images = build("timm:mobilenetv2_100")
     chain = trace_chain(network, images)
@@ -116,6 +181,66 @@ def test_codes_before_a_threshold_are_marked() -> None:
     assert chain.top.before is None
     network, images = build("timm:resnet18")
     assert all(point.before is None for point in trace_chain(network, images).cuts)
+
+
+ACTIVATIONS = {
+    "relu": F.relu,
+    "selu": F.selu,
+    "selu in place": lambda x: F.selu(x, inplace=True),
+    "celu": F.celu,
+    "elu_": F.elu_,
+    "rrelu": F.rrelu,
+    "leaky_relu_": F.leaky_relu_,
+    "glu": lambda x: F.glu(torch.cat([x, x], 1), 1),
+    "hardsigmoid": F.hardsigmoid,
+    "hardtanh_": F.hardtanh_,
+    "logsigmoid": F.logsigmoid,
+    "sigmoid_": torch.sigmoid_,
+    "softshrink": F.softshrink,
+    "softsign": F.softsign,
+    "tanh_": torch.tanh_,
+    "tanh_ of the tensor": lambda x: x.tanh_(),
+    "threshold": lambda x: F.threshold(x, 0.1, 0.0),
+    "threshold_": lambda x: F.threshold_(x, 0.1, 0.0),
+    "clamp": lambda x: x.clamp(min=0),
+    "clamp to 6": lambda x: torch.clamp(x, 0, 6),
+    "clamp_min": lambda x: torch.clamp_min(x, 0.0),
+    "clip_": lambda x: x.clip_(0),
+}
+
+
+class Activated(nn.Module):
+    """Two layers and a head, with a function after each layer."""
+
+    def __init__(self, function: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.function = function
+        self.conv, self.fc, self.head = nn.Conv2d(3, 4, 3), nn.Linear(16, 5), nn.Linear(5, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.function(self.conv(x)).flatten(1)
+        return self.head(self.function(self.fc(x)))
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_codes_are_taken_after_a_functional_activation(name: str) -> None:
+    torch.manual_seed(0)
+    function = ACTIVATIONS[name]
+    network, images = Activated(function).eval(), torch.randn(2, 3, 4, 4)
+    chain = trace_chain(network, images)
+    assert [point.name for point in chain.cuts] == ["input", "conv", "fc"]
+    with torch.no_grad():
+        below = function(network.conv(images))
+        above = function(network.fc(below.flatten(1)))
+    outputs = [code for _, code in Trunk(chain, [1, 2]).outputs(images)]
+    for code, expected in zip(outputs, (below, above), strict=True):
+        assert torch.equal(code, expected)
+
+
+def test_a_clamp_that_guards_a_value_is_no_activation() -> None:
+    network = Activated(lambda x: x.clamp(min=1e-6))
+    chain = trace_chain(network, torch.zeros(1, 3, 4, 4))
+    assert [str(node) for node in chain.nodes] == ["x", "conv", "fc"]
 
 
 def test_depths_are_found_by_number_name_and_stage() -> None:

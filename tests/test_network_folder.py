@@ -11,7 +11,8 @@ import safetensors.torch
 import timm
 import torch
 
-from topwork.errors import ImageError, ModelError, UsageError
+from topwork.errors import BackboneError, ImageError, ModelError, UsageError, WeightsError
+from topwork.network.cut import Trunk
 from topwork.network.export import export_model
 from topwork.network.folder import Opened, open_model, save_model, why_not_timm
 from topwork.network.loading import Loaded, load_backbone
@@ -19,7 +20,7 @@ from topwork.network.model import Model, code_width
 from topwork.network.predictor import load
 from topwork.network.zoo import find_backbone
 from topwork.phase import Phase
-from topwork.plan import Plan
+from topwork.plan import Hidden, Plan
 
 LABELS = ("ants", "bees", "wasps")
 
@@ -32,7 +33,9 @@ def made(folder: Path, plan: Plan) -> tuple[Model, Loaded]:
     width = code_width(loaded.chain, settled.codes, str(settled.pool))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
-        model = Model(loaded.chain, settled.codes, str(settled.pool), width, len(LABELS)).eval()
+        model = Model(
+            loaded.chain, settled.codes, str(settled.pool), width, len(LABELS), settled.added
+        ).eval()
     save_model(folder, model, loaded, LABELS)
     return model, loaded
 
@@ -111,6 +114,64 @@ def test_dropped_layers_are_not_in_the_file(tmp_path: Path) -> None:
     made(tmp_path / "model", PLANS["dropped stages"])
     names = safetensors.torch.load_file(tmp_path / "model" / "model.safetensors").keys()
     assert {name.partition(".")[0] for name in names} == {"conv1", "bn1", "layer1", "layer2", "fc"}
+
+
+@pytest.mark.parametrize(
+    ("plan", "above"),
+    [
+        (
+            Plan("timm:test_resnet", added=(Hidden(6, norm="batch"),)),
+            {"added.0.weight", "added.0.bias", "added.1.weight", "added.1.bias"}
+            | {"added.1.running_mean", "added.1.running_var", "added.1.num_batches_tracked"}
+            | {"fc.weight", "fc.bias"},
+        ),
+        (
+            Plan("timm:test_resnet", kept="layer2", added=(Hidden(6),)),
+            {"added.0.weight", "added.0.bias", "fc.weight", "fc.bias"},
+        ),
+    ],
+)
+def test_a_model_with_added_layers_is_a_backbone(
+    plan: Plan, above: set[str], tmp_path: Path
+) -> None:
+    model, loaded = made(tmp_path / "model", plan)
+    depth = str(loaded.plan.kept)
+    folder = str(tmp_path / "model")
+    again = load_backbone(find_backbone(folder), Plan(folder, kept=depth))
+    assert again.accounting is not None
+    assert set(again.accounting.unused) == above
+    images = images_for(open_model(tmp_path))
+    with torch.no_grad():
+        assert torch.equal(Trunk(again.chain, [depth])(images), model.segments[0](images))
+
+
+def test_a_head_that_the_network_has_not_is_no_part_of_a_backbone(tmp_path: Path) -> None:
+    view = {"input_size": [3, 64, 64]}
+    config = {"architecture": "test_resnet", "num_classes": 0, "pretrained_cfg": view}
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    made(tmp_path / "model", Plan(str(tmp_path)))
+    folder = str(tmp_path / "model")
+    accounting = load_backbone(find_backbone(folder), Plan(folder)).accounting
+    assert accounting is not None
+    assert set(accounting.unused) == {"head.weight", "head.bias"}
+
+
+def test_other_weights_for_a_models_folder_are_no_models(tmp_path: Path) -> None:
+    made(tmp_path / "model", Plan("timm:test_resnet", added=(Hidden(6),)))
+    folder = str(tmp_path / "model")
+    other = find_backbone(folder, weights=tmp_path / "model" / "model.safetensors")
+    with pytest.raises(WeightsError, match=r"2 unknown to the network \(added\.0\.bias"):
+        load_backbone(other, Plan(folder))
+
+
+def test_a_model_whose_plan_is_none_is_no_backbone(tmp_path: Path) -> None:
+    made(tmp_path / "model", Plan("timm:test_resnet"))
+    file = tmp_path / "model" / "topwork.json"
+    facts = json.loads(file.read_text(encoding="utf-8"))
+    facts["plan"]["heads"] = facts["plan"].pop("head")
+    file.write_text(json.dumps(facts), encoding="utf-8")
+    with pytest.raises(BackboneError, match=r"topwork\.json: .*heads"):
+        find_backbone(str(tmp_path / "model"))
 
 
 def test_damage_is_named(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from topwork.network.codes import source_pool
 from topwork.network.loading import Loaded
 from topwork.network.state import read_state
 from topwork.network.weights import match_names
+from topwork.plan import Plan
 
 Array = np.ndarray
 
@@ -24,12 +25,16 @@ def source_probabilities(loaded: Loaded, codes: Array, pool: str) -> Array | Non
 
     Returns:
         float64 [n, source classes]; None where they cannot be had: the weights file holds no
-        classifier, it is no single linear layer, or it reads other codes than these.
+        classifier (a fitted model's head may tell labels or numbers), it is no single linear
+        layer, or it reads other codes than these.
 
     Raises:
         WeightsError: if the weights file cannot be read any more.
     """
-    chain, own_pool = loaded.chain, source_pool(loaded.chain)
+    chain, fitted = loaded.chain, loaded.backbone.fitted
+    if fitted is not None and not _classifies_at(chain.top.name, fitted):
+        return None
+    own_pool = source_pool(chain) if fitted is None else fitted.pool
     read = _part_read(np.asarray(codes), pool, own_pool)
     if read is None or loaded.weights is None or loaded.plan.reused != chain.top.name:
         return None
@@ -39,6 +44,12 @@ def source_probabilities(loaded: Loaded, codes: Array, pool: str) -> Array | Non
         return None
     scores = read @ weight.flatten(1).numpy().T
     return softmax(scores if bias is None else scores + bias.numpy())
+
+
+def _classifies_at(depth: str, fitted: Plan) -> bool:
+    """Say whether a model's head tells classes apart by the codes of this depth as they are."""
+    tells_classes = fitted.head not in ("sigmoid", "regression")
+    return tells_classes and not fitted.added and fitted.codes == (depth,)
 
 
 def _part_read(codes: Array, pool: str, own: str | None) -> Array | None:

@@ -17,7 +17,7 @@ from torch import Tensor, fx, nn
 
 from topwork.errors import ChainError, did_you_mean
 from topwork.network.costs import measure_costs
-from topwork.network.layout import Layout, layout_of, positions
+from topwork.network.layout import Layout, layouts_of, positions
 from topwork.network.sharing import share_copy, spare_buffers
 from topwork.network.trace import (
     Traced,
@@ -393,7 +393,7 @@ def make_chain(traced: Traced, ends: list[tuple[fx.Node, str]], head: str | None
         if node not in traced.values:
             raise ChainError(f"{name!r} gives no tensor with one entry for each image in front")
     shapes = [traced.values[node] for node in nodes]
-    layouts = [layout_of(shape, traced.network) for shape in shapes]
+    layouts = layouts_of(shapes, traced.network)
     costs = measure_costs(traced, nodes)
     stages = [
         (name.rpartition(".")[0], positions(shape, layout))

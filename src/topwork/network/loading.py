@@ -14,6 +14,7 @@ from topwork.network.chain import Chain, trace_chain
 from topwork.network.codes import choose_pool
 from topwork.network.fetch import weights_file
 from topwork.network.inputs import COLORS, InputChange, check_patches, shown
+from topwork.network.model import ADDED, HEAD
 from topwork.network.spec import BackboneSpec, spec_for
 from topwork.network.state import read_state
 from topwork.network.weights import Accounting, assign_weights
@@ -131,6 +132,7 @@ def load_backbone(backbone: Backbone, plan: Plan, seed: int = 0) -> Loaded:
         kept=chain.resolve(plan.kept or 0).depth,
         file=str(file),
         change=None if view == source else InputChange(source.size, view.size, view.channels),
+        beside=(f"{ADDED}.", f"{HEAD}.") if backbone.fitted else (),
     )
     return Loaded(backbone, chain, plan, accounting, {"file": str(file), "sha256": digest})
 

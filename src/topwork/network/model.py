@@ -13,6 +13,8 @@ from topwork.network.codes import pool_module
 from topwork.network.cut import segment
 from topwork.plan import Hidden
 
+ADDED, HEAD = "added", "head"
+"""How a model calls what its network has not: added layers, and a head where it has none."""
 ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU, "tanh": nn.Tanh}
 
 
@@ -49,7 +51,7 @@ class Model(nn.Module):
         self.pools = nn.ModuleList(pool_module(chain, cut, pool) for cut in cuts)
         self.added = hidden_layers(width, added)
         self.head = nn.Linear(added[-1].width if added else width, outputs)
-        self.head_name = chain.head or "head"
+        self.head_name = chain.head or HEAD
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the scores of a batch."""
@@ -62,7 +64,7 @@ class Model(nn.Module):
     def layer_state(self) -> dict[str, Tensor]:
         """Return all tensors by the names they have in the source network."""
         state = {k: v for part in self.segments for k, v in part.state_dict().items()}
-        added = {f"added.{k}": v for k, v in self.added.state_dict().items()}
+        added = {f"{ADDED}.{k}": v for k, v in self.added.state_dict().items()}
         head = {f"{self.head_name}.{k}": v for k, v in self.head.state_dict().items()}
         return state | added | head
 
@@ -130,13 +132,13 @@ class Top(nn.Module):
         """Yield all modules by the names they have in the source network, and the added ones."""
         for part in self.segments:
             yield from ((name, module) for name, module in part.named_modules() if name)
-        yield from self.added.named_modules(prefix="added")
+        yield from self.added.named_modules(prefix=ADDED)
         yield self.head_name, self.head
 
     def layer_parameters(self) -> dict[str, nn.Parameter]:
         """Return all parameters by the names they have in `Model.layer_state`."""
         own = {name: p for part in self.segments for name, p in part.named_parameters()}
-        own |= {f"added.{name}": p for name, p in self.added.named_parameters()}
+        own |= {f"{ADDED}.{name}": p for name, p in self.added.named_parameters()}
         return own | {f"{self.head_name}.{name}": p for name, p in self.head.named_parameters()}
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from topwork.data.arrays import encode
 from topwork.data.augment import View
-from topwork.data.decode import decode, quiet, upright_picture
+from topwork.data.decode import decode, quiet, reasons, upright_picture
 from topwork.data.image_set import ImageSet
 from topwork.data.loading import Track, map_ahead, read_view, untracked
 from topwork.data.views import render, to_tensor
@@ -163,7 +163,8 @@ class Predictor:
         elif isinstance(image, np.ndarray):
             picture = decode(encode(checked(image)), "array", channels)
         elif isinstance(image, Image.Image):
-            picture = upright_picture(image, "image", channels)
+            with reasons("image"):  # Pillow reads the pixels of a file that it opened only now
+                picture = upright_picture(image, "image", channels)
         else:
             raise ImageError(type(image).__name__, "give a path, a Pillow image or an array")
         return render(picture, preprocessing)

@@ -19,10 +19,14 @@ Role = Literal["weighted", "finishing", "pooling", "neutral"]
 WEIGHTED = {"linear", "conv1d", "conv2d", "conv3d"}
 FINISHING = {
     *("add", "add_", "iadd", "sub", "mul", "mul_", "imul", "truediv", "cat", "concat"),
-    *("relu", "relu_", "relu6", "gelu", "silu", "hardswish", "hardtanh", "leaky_relu", "elu"),
-    *("mish", "sigmoid", "tanh", "softplus"),
+    *("relu", "relu_", "relu6", "gelu", "silu", "hardswish", "hardtanh", "hardtanh_"),
+    *("leaky_relu", "leaky_relu_", "rrelu", "rrelu_", "prelu", "elu", "elu_", "selu", "selu_"),
+    *("celu", "celu_", "mish", "glu", "softplus", "softsign", "hardsigmoid", "log_sigmoid"),
+    *("sigmoid", "sigmoid_", "tanh", "tanh_", "_threshold", "threshold", "threshold_"),
+    *("softshrink", "hardshrink", "tanhshrink"),
     *("layer_norm", "batch_norm", "group_norm", "rms_norm", "normalize"),
 }
+CLAMPING = {"clamp", "clamp_", "clamp_min", "clamp_min_", "clip", "clip_"}
 RESHAPING = ("Identity", "Dropout", "Drop", "StochasticDepth", "Flatten", "Permute", "Pad")
 
 
@@ -107,9 +111,15 @@ def role_of(traced: Traced, node: fx.Node) -> Role:
     name = getattr(node.target, "__name__", str(node.target))
     if name in WEIGHTED:
         return "weighted"
-    if name in FINISHING:
+    if name in FINISHING or (name in CLAMPING and is_rectifier(node)):
         return "finishing"
     return "pooling" if shrinks(traced, node) else "neutral"
+
+
+def is_rectifier(node: fx.Node) -> bool:
+    """Say whether a call that clamps does so from zero on, as a ReLU does: others guard a value."""
+    lowest = node.kwargs.get("min", node.args[1] if len(node.args) > 1 else None)
+    return isinstance(lowest, int | float) and lowest == 0
 
 
 def role_of_module(module: nn.Module) -> Role:

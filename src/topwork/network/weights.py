@@ -137,6 +137,7 @@ def assign_weights(
     kept: int,
     file: str,
     change: InputChange | None = None,
+    beside: tuple[str, ...] = (),
 ) -> Accounting:
     """Copy a state into the layers of a network up to depth ``reused``, and account for the rest.
 
@@ -153,24 +154,29 @@ def assign_weights(
         file: what the state was read from, for messages.
         change: how the network's images differ from the state's, if they do; what that alters is
             adapted.
+        beside: what names begin with that the state may have and the network not, as those of a
+            model's added layers do.
 
     Raises:
         WeightsError: the state lacks a needed tensor, has one of another shape or one that the
-            network does not know (only the source's head may differ), or holds infinities or NaN.
+            network does not know (only the source's head may differ, and what lies ``beside``),
+            or holds infinities or NaN.
     """
     own = network.state_dict()
     match = match_names(state, own)
     adapted = adapt_state(match.state, network, change) if change else {}
     given = match.state | adapted
     above = len(depths)
-    heads = tuple({name.rpartition(".")[0] + "." for name in own if depth_of[name] == above})
+    heads = {name.rpartition(".")[0] + "." for name in own if depth_of[name] == above}
+    above_all = (*heads, *beside)
     computed = {name for name, _ in network.named_buffers()} - own.keys()
 
     needed = [name for name in own if depth_of[name] <= reused]
     absent = [name for name in needed if name not in given]
     counters = tuple(name for name in absent if name.endswith("num_batches_tracked"))
     missing = [name for name in absent if name not in counters]
-    unknown = [n for n in given if n not in own and n not in computed and not n.startswith(heads)]
+    known = own.keys() | computed
+    unknown = [name for name in given if name not in known and not name.startswith(above_all)]
     misshapen = [
         name
         for name in own

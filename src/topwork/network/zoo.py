@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from topwork.data.views import Preprocessing
-from topwork.errors import BackboneError, UsageError, did_you_mean
+from topwork.errors import BackboneError, PlanError, UsageError, did_you_mean
 from topwork.network.catalog import ZooEntry, catalog
 from topwork.network.fetch import WeightsSource, fetch_from_hub
 from topwork.network.shipped import SHIPPED, SHIPPED_FOLDER
@@ -25,6 +25,7 @@ from topwork.network.spec import (
     BackboneSpec,
     check_torchvision_classifier,
 )
+from topwork.plan import Plan
 
 __all__ = ["Backbone", "BackboneSpec", "WeightsSource", "ZooEntry", "catalog", "find_backbone"]
 
@@ -50,6 +51,7 @@ class Backbone:
         preprocessing: how its source fed it with images.
         weights: where its pretrained weights are; None where none are known.
         about: license, source and further facts, as far as known; JSON-able.
+        fitted: the plan that its weights were fitted by, where they are those of a model folder.
     """
 
     name: str
@@ -57,6 +59,7 @@ class Backbone:
     preprocessing: Preprocessing
     weights: WeightsSource | None
     about: dict[str, Any]
+    fitted: Plan | None = None
 
 
 def find_backbone(name: str, *, weights: str | Path | None = None) -> Backbone:
@@ -79,7 +82,7 @@ def find_backbone(name: str, *, weights: str | Path | None = None) -> Backbone:
     config = backbone.about.get("pretrained_cfg", {})
     facts = {"pretrained_cfg": {k: v for k, v in config.items() if k not in OF_PUBLISHED_WEIGHTS}}
     own = WeightsSource("file", str(weights))
-    return replace(backbone, weights=own, about=facts if config else {})
+    return replace(backbone, weights=own, about=facts if config else {}, fitted=None)
 
 
 def _find(name: str) -> Backbone:
@@ -186,10 +189,11 @@ def _from_own_folder(folder: Path, name: str) -> Backbone:
             Preprocessing.from_dict(facts["preprocessing"]),
             weights,
             dict(facts.get("card", {})),
+            Plan.from_dict(facts["plan"]) if name == MODEL_FACTS else None,
         )
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise BackboneError(f"{file} is damaged ({error!r}); make the folder again") from error
-    except UsageError as error:
+    except (UsageError, PlanError) as error:
         raise BackboneError(f"{file}: {error}") from error
 
 
