@@ -440,7 +440,7 @@ def test_numbers_of_a_search_are_as_good_as_pythons(features, classifier, photos
     assert Plan.from_dict(json.loads(json.dumps(model.plan_.to_dict()))) == model.plan_
 
 
-def test_images_and_numbers_are_not_mixed_up(features, classifier, photos):
+def test_images_and_numbers_are_not_mixed_up(features, classifier, photos, tmp_path):
     paths, labels = photos
     with pytest.raises(UsageError, match="X is a single image; give a list"):
         features.fit(paths[0])
@@ -452,6 +452,9 @@ def test_images_and_numbers_are_not_mixed_up(features, classifier, photos):
         features.fit(np.zeros((2, 4))).transform(paths)
     with pytest.raises(ImageError, match=r"is float64 \[8, 8, 3\]; give uint8 or uint16"):
         features.fit_transform(np.zeros((2, 8, 8, 3)))
+    (tmp_path / "cut.png").write_bytes(Path(paths[0]).read_bytes()[:-40])
+    with pytest.raises(ImageError, match=r"X\[0\]: truncated"):
+        features.fit_transform([Image.open(tmp_path / "cut.png")])
     with pytest.raises(ImageError, match=r"X\[1\]: is a float; give paths, images or arrays"):
         features.fit_transform([paths[0], 1.5])
     with pytest.raises(NotFittedError):

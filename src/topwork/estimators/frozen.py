@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -189,7 +189,7 @@ def height_and_width(size: Size) -> tuple[int, int] | None:
     """
     if size is None:
         return None
-    height, width = (size, size) if isinstance(size, Integral) else size
+    height, width = size if isinstance(size, Sequence) else (size, size)
     return int(height), int(width)
 
 

@@ -21,7 +21,7 @@ from sklearn.utils.validation import validate_data
 
 from topwork.data.arrays import encode
 from topwork.data.audit import Audit
-from topwork.data.decode import decode, quiet, upright_picture
+from topwork.data.decode import decode, quiet, reasons, upright_picture
 from topwork.data.folders import read_file
 from topwork.data.image_set import ImageSet, Item
 from topwork.data.loading import map_ahead
@@ -113,7 +113,8 @@ class Source:
         if isinstance(image, np.ndarray):
             return encode(checked(image))
         if isinstance(image, Image.Image):
-            picture = upright_picture(image, name, self._channels)
+            with reasons(name):  # Pillow reads the pixels of a file that it opened only now
+                picture = upright_picture(image, name, self._channels)
             return encode(by_band(picture, lambda band: band))
         raise ImageError(name, f"is a {type(image).__name__}; give paths, images or arrays")
 
