@@ -102,10 +102,10 @@ class Bench:
         loaded.chain.network.to(memory_format=LAYOUT)
         targets = targets_of(self.images, self.train, "softmax")
         samples = Samples(loaded, self.images, audited, Execution(torch.device("cpu")), untracked)
-        held_out = np.array([], dtype=np.int64)
+        groups, held_out = np.arange(len(self.train)), np.array([], dtype=np.int64)
         model = new_model(loaded, targets, 0)
         self.fitting = Fitting(
-            loaded, model, samples, self.train, targets, held_out, 0, {}, None, 0
+            loaded, model, samples, self.train, targets, groups, held_out, 0, {}, None, 0
         )
         cuts = loaded.chain.cuts
         limit = FROZEN * cuts[-1].multiply_adds

@@ -7,11 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from topwork.advice.comparison import (
-    paired_difference,
-    standard_error,
-    standard_errors_above,
-)
+from topwork.advice.comparison import paired_difference, standard_errors_above
+from topwork.learn.standard_error import standard_error
 
 
 def bonett_price(both_orders: tuple[int, int], n: int) -> tuple[float, float]:

@@ -11,9 +11,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from topwork.learn.best import Best, fold, gain_of, is_better, reached
-from topwork.learn.loop import Epoch
-from topwork.learn.objective import Objective
+from topwork.learn.best import LEAST_GAIN, Best, fold, gain_of, is_better, reached
+from topwork.learn.loop import Epoch, TensorInputs, Training, judge, steps
+from topwork.learn.objective import Objective, make_objective
+from topwork.learn.optimizers import group_parameters
+from topwork.learn.probe import probe
 from topwork.learn.verdict import Verdict, verdict_on
 from topwork.phase import Phase, Stop
 
@@ -99,3 +101,54 @@ def test_gain_is_the_mean_fall_in_standard_errors():
     expected = fall.mean() / (fall.std(ddof=1) / math.sqrt(50))
     assert gain_of(torch.from_numpy(before), torch.from_numpy(after)) == pytest.approx(expected)
     assert gain_of(torch.ones(5), torch.ones(5)) == gain_of(torch.ones(1), torch.zeros(1)) == 0
+
+
+def test_images_of_one_group_count_once():
+    generator = np.random.default_rng(0)
+    before, after = generator.random((2, 40))
+    alone = gain_of(torch.from_numpy(before), torch.from_numpy(after), np.arange(40))
+    assert alone == pytest.approx(gain_of(torch.from_numpy(before), torch.from_numpy(after)))
+    frames = [torch.from_numpy(np.repeat(losses, 10)) for losses in (before, after)]
+    assert gain_of(*frames, np.repeat(np.arange(40), 10)) == pytest.approx(alone, rel=0.02)
+    assert abs(gain_of(*frames)) > 3 * abs(alone)
+    assert gain_of(*frames, np.zeros(400)) == 0  # one group tells nothing of others
+
+
+def test_groups_without_any_effect_seldom_pass_the_bar():
+    generator = np.random.default_rng(0)
+    passed = 0
+    for _ in range(400):
+        people = generator.normal(0, 0.1, 20).repeat(10)
+        fall = torch.from_numpy(people + generator.normal(0, 0.1, 200))
+        passed += gain_of(fall, torch.zeros(200), np.repeat(np.arange(20), 10)) >= LEAST_GAIN
+    assert passed / 400 < 0.1  # by single images .26
+
+
+@pytest.mark.parametrize("balance", ["loss", "sampling"])
+def test_a_balanced_phase_is_judged_by_what_it_is_for(balance: str):
+    generator = np.random.default_rng(0)
+    labels = (generator.random(2000) < 0.05).astype(np.int64)
+    codes = generator.normal(size=(2000, 8)).astype(np.float32)
+    codes[:, 0] += 1.5 * labels
+    solved = probe(codes[:1600], labels[:1600], 2).head.folded()
+    head = nn.Linear(8, 2)
+    with torch.no_grad():
+        head.weight.copy_(torch.from_numpy(solved.weight))
+        head.bias.copy_(torch.from_numpy(solved.bias))
+    phase = Phase(epochs=6, batch=64, rate=1e-2, balance=balance, stop=Stop())
+    inputs, targets = torch.from_numpy(codes), torch.from_numpy(labels)
+    objective = make_objective("classes", targets[:1600], 2, phase)
+    groups = group_parameters(dict(head.named_parameters()), {}, phase)
+    training = Training(head, phase, 1e-2, groups, objective)
+    held_out = TensorInputs(inputs[1600:]), targets[1600:]
+    rare = inputs[1600:][targets[1600:] == 1]
+
+    before, found_before = judge(training, *held_out), head(rare).argmax(1).double().mean()
+    best = Best.before(before, {}, fitted=True)
+    epochs = [
+        e for e in steps(training, TensorInputs(inputs[:1600]), targets[:1600], held_out) if e
+    ]
+    assert is_better(epochs[-1], best, phase)
+    assert gain_of(before.losses, judge(training, *held_out).losses) > LEAST_GAIN
+    assert found_before < 0.2
+    assert head(rare).argmax(1).double().mean() > 0.5

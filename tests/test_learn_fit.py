@@ -105,11 +105,79 @@ def test_a_phase_that_makes_things_worse_is_taken_back(pictures, backbone, tmp_p
         assert value.tobytes() == weights(tmp_path / "features")[name].tobytes(), name
 
 
+def test_a_head_solved_after_training_is_chosen_on_images_that_no_layer_saw(backbone, tmp_path):
+    generator = np.random.default_rng(5)
+    blocks = generator.integers(0, 256, (70, 4, 4, 3)).repeat(8, 1).repeat(8, 2).astype(np.uint8)
+    pictures = {f"{number:02}.png": encode(block) for number, block in enumerate(blocks)}
+    labels = generator.integers(0, 2, 70)  # there is nothing to learn
+    items = tuple(
+        Item(name, (str(label),), "train" if number < 60 else "test")
+        for number, (name, label) in enumerate(zip(pictures, labels, strict=True))
+    )
+    by_heart = Phase(
+        frozen="input", epochs=15, rate=1e-2, reused_rate=1.0, batch=16, batch_norm="batch"
+    )
+    images = ImageSet("blocks", items, pictures.__getitem__)
+    record = run(images, backbone, tmp_path / "run", by_heart, Phase())
+    trained, solved = record["phases"]
+    assert trained["epochs"][-1]["accuracy"] > 0.9
+    assert trained["images"] == 48
+    assert solved["images"] == 60
+    found = solved["probe"]["out_of_fold"]
+    assert found["n"] == 12
+    assert found["interval"][0] < 0.5
+
+
+def test_all_images_are_trained_on_where_no_head_follows_or_nothing_below_it_changed(
+    pictures, backbone, tmp_path
+):
+    head = Phase(frozen="layer4", epochs=1, rate=1e-3, batch=16)
+    for name, phases in (("after", (Phase(), TRAINED)), ("head", (head, Phase()))):
+        record = run(pictures, backbone, tmp_path / name, *phases)
+        assert [phase["images"] for phase in record["phases"]] == [48, 48]
+
+
+def test_a_head_solved_between_phases_that_choose_leaves_them_their_held_out_images(
+    pictures, backbone, tmp_path
+):
+    surely = replace(TRAINED, stop=SURELY)
+    useless = replace(TRAINED, rate=1e-30, stop=Stop())
+    record = run(pictures, backbone, tmp_path / "run", surely, Phase(), useless)
+    first, solved, second, last = record["phases"]
+    assert first["improved"]
+    assert not second["improved"]
+    assert first["images"] == solved["images"] == second["images"] == 48 - first["held_out"]
+    # The second begins with the loss that the head was chosen by.
+    assert solved["probe"]["out_of_fold"]["n"] == first["held_out"]
+    chosen = solved["probe"]["table"][solved["probe"]["chosen"]]
+    assert second["start"]["loss"] == pytest.approx(chosen["loss"], rel=1e-2)
+    assert (last["at_last"], last["images"]) == (True, 48)
+    assert last["probe"]["strength"] == solved["probe"]["strength"]
+
+
 def test_a_first_phase_has_nothing_to_go_back_to(pictures, backbone, tmp_path):
     phase = replace(TRAINED, rate=1e-6, stop=Stop())  # too slow to be better beyond chance
     record = run(pictures, backbone, tmp_path / "run", phase)
     assert record["phases"][0]["improved"]
     assert record["phases"][0]["best"]["epoch"] > 0
+
+
+def test_the_bar_for_held_out_images_takes_those_of_a_group_together(backbone, tmp_path):
+    begun = Phase(epochs=1, rate=1e-4, batch=16)
+    images, trained = brightness_set("two"), {}
+    for name, size in (("alone", 1), ("groups", 4), ("one group", 99)):
+        items = tuple(
+            replace(item, group=f"{item.split} {number // (size if item.split == 'val' else 1)}")
+            for number, item in enumerate(sorted(images.items, key=lambda item: item.split))
+        )
+        data, phase = replace(images, items=items), replace(begun, rate=1e-2, stop=Stop())
+        trained[name] = run(data, backbone, tmp_path / name, begun, phase)["phases"][1]
+    losses = [[epoch["tempered_loss"] for epoch in each["epochs"]] for each in trained.values()]
+    assert losses[0] == losses[1]
+    gains = {name: each["gain"] for name, each in trained.items()}
+    assert gains["alone"] > 0
+    assert gains["groups"] not in (0, pytest.approx(gains["alone"], rel=1e-3))
+    assert (gains["one group"], trained["one group"]["improved"]) == (0, False)
 
 
 @pytest.mark.parametrize("head", ["softmax", "sigmoid"])
@@ -319,6 +387,13 @@ def test_views_are_taken_in_turn(pictures, backbone, tmp_path):
     assert first[0] == first[1]  # view 0 is the plain one
     losses = [record["phases"][0]["epochs"][1]["loss"] for record in (plain, varied)]
     assert losses[0] != losses[1]
+
+
+def test_a_head_solved_on_several_views_counts_images(pictures, backbone, tmp_path):
+    augment = Augment(least_area=0.3)
+    record = run(pictures, backbone, tmp_path / "run", Phase(), views=3, augment=augment)
+    (solved,) = record["phases"]
+    assert solved["images"] == solved["probe"]["out_of_fold"]["n"] == 48
 
 
 def brightness_set(kind: str) -> ImageSet:

@@ -8,8 +8,10 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional
 
+from topwork.learn.loop import train
 from topwork.learn.objective import Objective, make_objective, mix_batch, sampling_weights, span
 from topwork.phase import Phase
 
@@ -44,7 +46,7 @@ def test_cross_entropy_with_smoothing_and_weights_is_its_definition(
         wanted = np.full(5, smoothing / 5)
         wanted[label] += 1 - smoothing
         terms = -wanted * np.log(softmax(row))
-        expected.append((terms * (weights.numpy() if weighed else 1)).sum())
+        expected.append(terms.sum() * (float(weights[label]) if weighed else 1))
     assert got.tolist() == pytest.approx(expected, rel=1e-5)
 
 
@@ -52,11 +54,38 @@ def test_shares_of_classes_are_weighed_by_their_share():
     scores, classes = scores_and_classes()
     shares = 0.3 * torch.eye(5)[classes] + 0.7 * torch.eye(5)[(classes + 1) % 5]
     weights = torch.tensor([0.5, 1.0, 2.0, 3.0, 0.1])
-    own, other = (
-        Objective(weights=weights).loss(scores, c).double() for c in (classes, (classes + 1) % 5)
+    for smoothing in (0.0, 0.2):
+        objective = Objective(label_smoothing=smoothing, weights=weights)
+        own, other = (objective.loss(scores, c).double() for c in (classes, (classes + 1) % 5))
+        got = objective.loss(scores, shares).double()
+        torch.testing.assert_close(got, 0.3 * own + 0.7 * other, rtol=1e-5, atol=1e-6)
+
+
+def predicted(classes: Tensor, outputs: int, phase: Phase) -> Tensor:
+    """Train a linear head on codes that tell the classes apart, and return what it says of them."""
+    noise = torch.randn(len(classes), 2, generator=torch.Generator().manual_seed(1))
+    codes = 4 * functional.one_hot(classes, 2) + 0.1 * noise
+    head = nn.Linear(2, outputs)
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+    *_, last = train(head, codes, classes, phase, seed=0)
+    assert math.isfinite(last.loss)
+    return head(codes).argmax(1)
+
+
+@pytest.mark.parametrize("mix", ["none", "mixup"])
+def test_a_rare_class_does_not_win_where_labels_are_smoothed_and_the_loss_is_balanced(mix: str):
+    phase = Phase(
+        epochs=40, rate=0.05, batch=50, balance="loss", label_smoothing=0.1, weight_decay=0, mix=mix
     )
-    got = Objective(weights=weights).loss(scores, shares).double()
-    torch.testing.assert_close(got, 0.3 * own + 0.7 * other, rtol=1e-5, atol=1e-6)
+    classes = (torch.arange(500) % 50 == 0).long()  # 49 : 1
+    assert torch.equal(predicted(classes, 2, phase), classes)
+
+
+def test_a_class_without_samples_does_not_win_where_the_loss_is_balanced():
+    phase = Phase(epochs=20, rate=0.05, batch=50, balance="loss", label_smoothing=0.1)
+    classes = torch.arange(200) % 2
+    assert torch.equal(predicted(classes, 3, phase), classes)
 
 
 @pytest.mark.parametrize("weighed", [False, True])
@@ -126,10 +155,22 @@ def test_balanced_loss_gives_positive_and_negative_samples_of_a_label_the_same_w
 
 
 @pytest.mark.parametrize("kind", ["classes", "numbers"])
-@pytest.mark.parametrize("balance", ["none", "sampling"])
-def test_without_a_balanced_loss_nothing_is_weighed(kind: str, balance: str):
-    phase = Phase(epochs=1, balance=balance, label_smoothing=0.2)
+def test_without_balance_nothing_is_weighed(kind: str):
+    phase = Phase(epochs=1, label_smoothing=0.2)
     assert make_objective(kind, torch.tensor([0, 0, 1]), 2, phase) == Objective(kind, 0.2)
+
+
+def test_balanced_sampling_weighs_held_out_samples_alone():
+    classes = torch.tensor([0, 0, 0, 1])
+    sampled, weighed = (
+        make_objective("classes", classes, 2, Phase(epochs=1, balance=balance))
+        for balance in ("sampling", "loss")
+    )
+    assert sampled.weights is None
+    assert sampled.balance is not None
+    assert weighed.weights is not None
+    for found in (sampled.balance, weighed.balance, weighed.weights):
+        assert found.tolist() == pytest.approx([2 / 3, 2])
 
 
 def test_numbers_are_never_balanced():

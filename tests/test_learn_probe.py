@@ -169,10 +169,48 @@ def test_validation_rows_choose_and_are_then_learned_from():
     assert found.folds_made == 1
     whole = fit_head(codes, labels, 3, strength=1e-2)
     np.testing.assert_array_equal(found.head.weight, whole.weight)
+    kept_out = probe(codes, labels, 3, validation=rows, strengths=[1e-2], keep_out=True)
+    assert kept_out.table == found.table
+    without = fit_head(codes[:60], labels[:60], 3, strength=1e-2)
+    np.testing.assert_array_equal(kept_out.head.weight, without.weight)
     with pytest.raises(DataError, match="not among rows 0 to 89"):
         probe(codes, labels, 3, validation=np.array([90]))
     with pytest.raises(DataError, match="at least two classes"):
         probe(codes, labels, 3, validation=np.flatnonzero(labels > 0))
+
+
+@pytest.mark.parametrize("kind", ["softmax", "svm", "regression"])
+def test_heads_learn_from_all_views_of_images_and_are_judged_by_the_plain_ones(kind):
+    plain, labels = draw(90, 8, 3)
+    noise = np.random.default_rng(1).normal(size=(2, 90, 8))
+    codes = np.concatenate([plain, *(plain + 3 * noise)])  # crops show less than plain views
+    targets = labels if kind != "regression" else np.eye(3)[labels]
+    held_out = np.arange(60, 90)
+    given = {"kind": kind, "validation": held_out, "strengths": [1e-2]}
+    found = probe(codes, targets, 3, views=3, **given)
+    learned = np.concatenate([np.arange(60) + 90 * view for view in range(3)])
+    tiled = np.concatenate([targets] * 3)
+    apart = fit_head(codes[learned], tiled[learned], 3, kind=kind, strength=1e-2)
+    said = apart.scores(plain[60:])
+    if kind == "regression":
+        assert found.out_of_fold["value"] == pytest.approx(np.abs(said - targets[60:]).mean())
+    else:
+        assert found.table[0].accuracy == (said.argmax(axis=1) == labels[60:]).mean()
+        assert found.head.temperature == pytest.approx(fit_temperature(said, labels[60:]), rel=1e-3)
+    assert found.out_of_fold["n"] == 30
+    whole = fit_head(codes, tiled, 3, kind=kind, strength=1e-2)
+    np.testing.assert_array_equal(found.head.weight, whole.weight)
+
+
+def test_views_are_no_images():
+    plain, labels = draw(60, 8, 2)
+    one = probe(plain, labels, 2, groups=np.arange(60))
+    four = probe(np.tile(plain, (4, 1)), labels, 2, groups=np.arange(60), views=4)
+    for found in (one, four):
+        assert found.out_of_fold["n"] == 60
+    assert four.out_of_fold["value"] == pytest.approx(one.out_of_fold["value"], abs=0.05)
+    with pytest.raises(DataError, match="do not fit labels"):
+        probe(plain, labels, 2, views=2)
 
 
 def test_groups_keep_copies_from_flattering():

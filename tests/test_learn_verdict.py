@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from topwork.errors import DataError
+from topwork.learn import temperature
 from topwork.learn.objective import Objective, make_objective
 from topwork.learn.verdict import verdict_on
 from topwork.phase import Phase
@@ -49,8 +50,8 @@ def best_on_grid(scores: Tensor, targets: Tensor) -> float:
 def test_losses_are_those_at_the_temperature_that_suits_the_samples_best(kind: str):
     scores, targets = classes() if kind == "classes" else labels()
     found = verdict_on(scores, targets, Objective(kind))
-    temperature = best_on_grid(scores, targets)
-    assert found.temperature == pytest.approx(temperature, rel=5e-3)
+    best = best_on_grid(scores, targets)
+    assert found.temperature == pytest.approx(best, rel=5e-3)
     assert abs(found.temperature - 1) > 0.2
     wanted = targets.double() if kind == "labels" else targets
     expected = Objective(kind).loss(scores.double() / found.temperature, wanted)
@@ -71,20 +72,46 @@ def test_confidence_decides_nothing(kind: str, factor: float):
     assert other.loss != pytest.approx(plain.loss, rel=1e-2)
 
 
+@pytest.mark.parametrize("kind", ["classes", "labels"])
+def test_where_classes_are_balanced_a_rare_sample_counts_as_often_as_it_would_be_repeated(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(temperature, "PSEUDO_ROWS", 0)  # they depend on the number of samples
+    rare = torch.arange(40) % 4 == 0
+    drawn = 6 * torch.randn(40, 2, generator=torch.Generator().manual_seed(5))
+    if kind == "classes":
+        targets, scores = rare.long(), drawn + 8 * torch.eye(2)[rare.long()]
+    else:
+        targets, scores = rare.float()[:, None], drawn[:, :1] + 8 * (2 * rare[:, None] - 1.0)
+    phase = Phase(epochs=1, balance="loss")
+    found = verdict_on(scores, targets, make_objective(kind, targets, scores.shape[1], phase))
+    times = torch.where(rare, 3, 1)  # a quarter is rare
+    plain = verdict_on(
+        scores.repeat_interleave(times, 0), targets.repeat_interleave(times, 0), Objective(kind)
+    )
+    assert found.temperature == pytest.approx(plain.temperature, rel=1e-4)
+    assert found.tempered_loss == pytest.approx(plain.tempered_loss, rel=1e-4)
+    unweighed = verdict_on(scores, targets, Objective(kind))
+    assert found.tempered_loss != pytest.approx(unweighed.tempered_loss, rel=1e-2)
+    assert (found.loss, found.accuracy) == (unweighed.loss, unweighed.accuracy)
+
+
 @pytest.mark.parametrize("away", [-1e4, -312.5, 3.0])
 def test_a_class_that_nothing_was_trained_on_is_left_out_whatever_its_score(away: float):
     scores, targets = classes()
     objective = make_objective("classes", torch.tensor([0, 1, 3, 4, 5]), 6, Phase(epochs=1))
     assert objective.learned == (0, 1, 3, 4, 5)
     columns = torch.tensor([0, 1, 3, 4, 5])
-    wider = torch.full((41, 6), away).index_copy(1, columns, torch.cat([scores, scores[:1]]))
-    of_wider = torch.cat([columns[targets], torch.tensor([2])])
+    wider = torch.full((41, 6), away).index_copy(1, columns, torch.cat([scores[:1], scores]))
+    of_wider = torch.cat([torch.tensor([2]), columns[targets]])
     found, alone = (
         verdict_on(wider, of_wider, objective),
         verdict_on(scores, targets, Objective()),
     )
     assert found.temperature == alone.temperature
     torch.testing.assert_close(found.losses, alone.losses)
+    assert found.rows.tolist() == list(range(1, 41))
+    assert alone.rows.tolist() == list(range(40))
 
 
 def test_a_label_that_all_or_no_training_samples_have_is_left_out():

@@ -193,6 +193,26 @@ json_values = st.recursive(
 )
 
 
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ({"balance": "loss"}, "balance"),
+        ({"mix": "mixup"}, "mix"),
+        ({"label_smoothing": 0.1}, "label_smoothing"),
+        ({"average": 0.9}, "average"),
+        ({"pull": 0.01}, "pull"),
+        ({"clip": 1.0}, "clip"),
+        ({"stop": {"patience": 3}, "mix": "cutmix"}, "stop and mix"),
+    ],
+)
+def test_a_phase_that_solves_for_the_head_refuses_what_only_training_heeds(given, named) -> None:
+    message = f"a phase of 0 epochs solves for the head; leave out its {named}, or give it epochs"
+    with pytest.raises(PlanError, match=message):
+        Plan.from_dict({"version": 1, "backbone": "net", "phases": [given]})
+    trained = [{"epochs": 1, **given}]
+    assert Plan.from_dict({"version": 1, "backbone": "net", "phases": trained}).phases[0].epochs
+
+
 @settings(max_examples=400)
 @given(st.sampled_from(list(places(FULL))), json_values)
 def test_any_value_anywhere_gives_a_plan_or_a_plan_error(place: tuple, value: object) -> None:

@@ -13,6 +13,8 @@ PRECISIONS = ("auto", "float32", "bfloat16")
 SCHEDULES = ("cosine", "constant")
 MIXES = ("none", "mixup", "cutmix")
 BALANCES = ("none", "loss", "sampling")
+OF_TRAINING = ("stop", "clip", "label_smoothing", "mix", "balance", "pull", "average")
+"""What a phase that solves for the head would pass over without a word, and so refuses."""
 
 
 def require(what: str, value: str, allowed: tuple[str, ...]) -> None:
@@ -52,13 +54,15 @@ class Phase:
 
     A rule to stop, or a gradual phase, needs a score that is not of the images trained on: part
     of the training images is then held out, and the phase ends with the weights that scored best
-    there, those it began with among them. Without either, all images are trained on to the last
-    epoch.
+    there, those it began with among them. A head that is solved for above layers which a phase
+    before it trained needs such images too, to choose its strength. With none of these all images
+    are trained on to the last epoch.
 
     Attributes:
         frozen: the depth up to which nothing is trained; None stands for the plan's ``kept``.
         epochs: passes over the training images. 0 means that only the head is trained, solved
-            to its optimum on the cached codes.
+            to its optimum on the cached codes; what weighs, mixes, smooths or stops training then
+            has no place.
         stop: when to end earlier.
         gradual: begin at the ``frozen`` of the phase before (all frozen at first) and unfreeze
             step by step down to ``frozen``, `epochs` epochs at each depth, until the validation
@@ -80,7 +84,9 @@ class Phase:
         mix: "mixup" (Zhang 2018) or "cutmix" (Yun 2019) of each batch with itself.
         mix_strength: both parameters of the Beta distribution that the shares are drawn from.
         balance: "loss" weighs classes inversely to their number of images, "sampling" draws them
-            equally often.
+            equally often. Held-out images then count likewise, by the weights of the training
+            classes, in the loss that the phase goes by and in the temperature, so that it is
+            measured by what it is for; accuracies stay plain shares.
         pull: strength of the pull of reused layers towards their source weights, in place of
             their weight decay (L2-SP, Li 2018). 0: none.
         average: decay per step of a moving average of the weights, which is what is scored and
@@ -157,8 +163,13 @@ class Phase:
                 raise PlanError(f"{name} is {getattr(self, name)}; give {what}")
         if self.gradual and self.epochs == 0:
             raise PlanError("a gradual phase trains at each depth; give epochs, 1 or more")
-        if self.stop and self.epochs == 0:
-            raise PlanError("a phase of 0 epochs solves for the head; leave out its stop")
+        if self.epochs == 0:
+            given = [n for n in OF_TRAINING if getattr(self, n) != getattr(type(self), n)]
+            if given:
+                raise PlanError(
+                    f"a phase of 0 epochs solves for the head; leave out its {' and '.join(given)},"
+                    " or give it epochs to train"
+                )
 
     @property
     def chooses(self) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from topwork.learn.metrics import NORMAL_QUANTILE
+from topwork.learn.standard_error import standard_error
 
 Array = np.ndarray
 
@@ -75,27 +76,6 @@ def paired_difference(first: Array, second: Array, groups: Array | None = None) 
     half = NORMAL_QUANTILE * standard_error(gains, groups)
     value = float((first - second).mean())
     return Difference(value, min(value, center - half), max(value, center + half), len(first))
-
-
-def standard_error(values: Array, groups: Array | None = None) -> float:
-    """Return the standard error of a mean, rows of one group being taken together.
-
-    It is infinite where all rows are of one group: nothing can be known of other groups then.
-
-    >>> standard_error(np.array([0.0, 1.0, 0.0, 1.0])), standard_error(np.ones(3))
-    (0.25, 0.0)
-    >>> standard_error(np.array([0.0, 1.0]), np.array([7, 7]))
-    inf
-    """
-    deviations = values - values.mean()
-    correction = 1.0
-    if groups is not None:
-        deviations = np.bincount(np.unique(groups, return_inverse=True)[1], weights=deviations)
-        count = len(deviations)
-        if count < 2:
-            return math.inf
-        correction = count / (count - 1) if count < len(values) else 1.0
-    return math.sqrt(correction * float(deviations @ deviations)) / len(values)
 
 
 def standard_errors_above(losses: Array, least: Array, groups: Array | None = None) -> float:

@@ -9,11 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from topwork.advice.candidates import Candidate
-from topwork.advice.comparison import (
-    ONE_STANDARD_ERROR,
-    standard_error,
-    standard_errors_above,
-)
+from topwork.advice.comparison import ONE_STANDARD_ERROR, standard_errors_above
+from topwork.learn.standard_error import standard_error
 
 Array = np.ndarray
 

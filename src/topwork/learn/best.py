@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from topwork.learn.loop import Epoch
+from topwork.learn.standard_error import standard_error
 from topwork.learn.verdict import Verdict
 from topwork.phase import Phase
 
@@ -91,14 +93,23 @@ def fold(temperature: float, head: nn.Linear, learned: Sequence[int] | None) -> 
     head.bias[rows] /= temperature
 
 
-def gain_of(before: Tensor, after: Tensor) -> float:
+def gain_of(before: Tensor, after: Tensor, groups: np.ndarray | None = None) -> float:
     """Return how far losses fell, in standard errors; 0 where no image differs.
 
-    Images are compared with themselves, each side at its own temperature.
+    Images are compared with themselves, each side at its own temperature. Ten frames of one
+    person are no ten people: those of a group are taken together.
 
-    >>> round(gain_of(torch.tensor([1.0, 1.0, 1.0]), torch.tensor([0.5, 0.4, 0.6])), 2)
-    8.66
+    Args:
+        before: losses [n].
+        after: those of the same images.
+        groups: [n] what belongs together; None if each image stands alone.
+
+    >>> before, after = torch.tensor([1.0, 1.0, 1.0]), torch.tensor([0.5, 0.4, 0.6])
+    >>> round(gain_of(before, after), 2), gain_of(before, after, np.array([7, 7, 7]))
+    (8.66, 0.0)
     """
-    fall = before - after
-    error = float(fall.std()) / math.sqrt(len(fall)) if len(fall) > 1 else 0.0
+    fall = (before - after).numpy().astype(np.float64)
+    if len(fall) < 2:
+        return 0.0
+    error = standard_error(fall, groups) * math.sqrt(len(fall) / (len(fall) - 1))
     return float(fall.mean()) / error if error > 0 else 0.0

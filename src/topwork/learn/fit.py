@@ -45,7 +45,7 @@ from topwork.trunk.extraction import LAYOUT
 log = logging.getLogger("topwork")
 
 TRAINED_HEADS = ("softmax", "sigmoid", "regression")
-HELD_OUT = 5  # one image in so many is held out where a phase goes by a score
+HELD_OUT = 5  # one image in so many is held out where something goes by a score
 FEWEST_STAGES = 4  # with fewer, a gradual phase goes cut point by cut point
 PATIENCE = 2  # steps of a gradual phase
 CALIBRATION_BATCH = 64
@@ -173,13 +173,15 @@ def fit_plan(
     failed = samples.unreadable(chain.resolve(plan.phases[0].frozen or 0), everything)
     indices = tuple(index for i, index in enumerate(everything) if i not in failed)
     targets = targets_of(images, indices, plan.head)
+    groups = groups_of(images, audit, indices)
     fitting = Fitting(
         loaded,
         new_model(loaded, targets, seed),
         samples,
         indices,
         targets,
-        held_out_rows(plan, images, audit, indices, targets, seed),
+        groups,
+        held_out_rows(loaded, images, audit, indices, targets, groups, seed),
         seed,
         source,
         checkpoints,
@@ -196,7 +198,7 @@ def fit_plan(
         fitting.records.append(run_phase(fitting, phase, number, stopped))
         save(fitting, {"phase": number + 1})
         stopped = None
-    if fitting.solved and len(fitting.held_out):
+    if fitting.solved:
         # Nothing that was tried beat the head alone; so it may learn from the held-out images too.
         fitting.records.append({**solve(fitting, everything=True), "at_last": True})
     names = [images.items[everything[position]].name for position in failed]
@@ -207,8 +209,10 @@ def run_phase(
     fitting: Fitting, phase: Phase, number: int, stopped: Checkpoint | None
 ) -> dict[str, Any]:
     """Run one phase, or the rest of it; return its record."""
+    chain, plan = fitting.loaded.chain, fitting.loaded.plan
     if phase.epochs == 0:
-        return solve(fitting, everything=not any(p.chooses for p in fitting.loaded.plan.phases))
+        last = number + 1 == len(plan.phases)
+        return solve(fitting, everything=last or not len(fitting.held_out))
     stretches: list[dict[str, Any]] = stopped.facts.get("stretches", []) if stopped else []
     under_way = stopped if stopped and stopped.facts["training"] else None
     for depth in depths_of(fitting.loaded, number)[len(stretches) :]:
@@ -218,7 +222,9 @@ def run_phase(
         record = train_stretch(fitting, phase, number, depth, stretches, under_way)
         under_way = None
         stretches.append(record)
-        fitting.solved &= not record["improved"]
+        if record["improved"]:
+            fitting.solved = False
+            fitting.overfitted |= depth.depth < chain.resolve(plan.kept or 0).depth
         if phase.gradual:
             save(fitting, {"phase": number, "stretches": stretches})
     return stretches[0] if not phase.gradual else record_of_gradual(stretches)
@@ -300,25 +306,24 @@ def solve(fitting: Fitting, *, everything: bool) -> dict[str, Any]:
     started = time.perf_counter()
     chain, plan, samples = fitting.loaded.chain, fitting.loaded.plan, fitting.samples
     kept = chain.resolve(plan.kept or 0)
-    # Codes of images that the trunk was fitted to look better than those of others: only images
-    # that were held out can then choose.
-    overfitted = len(fitting.held_out) > 0 and fitting.lowest < kept.depth and not fitting.solved
     rows = fitting.rows(held_out=False)
-    if everything or overfitted:
+    if everything or fitting.overfitted:
         rows = list(range(len(fitting.indices)))
     used = [fitting.indices[row] for row in rows]
     in_val = set(samples.audit.split.val)
     validation = [row for row, index in enumerate(used) if index in in_val]
-    if overfitted:
+    keep_out = fitting.overfitted and not everything
+    if fitting.overfitted:
         validation = fitting.held_out.tolist()
-    groups = groups_of(samples.images, samples.audit, used)
     found = probe(
         samples.codes(kept, used, plan.views),
-        np.concatenate([fitting.targets.values[rows]] * plan.views),
+        fitting.targets.values[rows],
         fitting.targets.outputs,
         kind=plan.head,
-        groups=np.tile(groups, plan.views),
-        validation=every_view(validation, len(used), plan.views) if validation else None,
+        groups=fitting.groups[rows],
+        validation=np.array(validation) if validation else None,
+        keep_out=keep_out,
+        views=plan.views,
         seed=fitting.seed,
     )
     layer = found.head.folded()
@@ -326,23 +331,14 @@ def solve(fitting: Fitting, *, everything: bool) -> dict[str, Any]:
     with torch.no_grad():
         head.weight.copy_(torch.from_numpy(layer.weight))
         head.bias.copy_(torch.from_numpy(layer.bias))
-    fitting.solved = not overfitted
+    fitting.solved = not everything
     return {
         "frozen": plan.kept,
-        "images": len(rows),
+        "images": len(rows) - (len(validation) if keep_out else 0),
         "probe": found.record(),
         "epochs": [],
         "seconds": time.perf_counter() - started,
     }
-
-
-def every_view(rows: Sequence[int], count: int, views: int) -> np.ndarray:
-    """Return where all views of some of ``count`` images lie, view by view.
-
-    >>> every_view([1], 3, 2).tolist()
-    [1, 4]
-    """
-    return np.concatenate([np.array(rows) + count * view for view in range(views)])
 
 
 def new_model(loaded: Loaded, targets: Targets, seed: int) -> Model:
@@ -388,22 +384,38 @@ def calibrate_random_layers(samples: Samples, indices: Sequence[int], seed: int)
         estimate_statistics(part, norms, batches)
 
 
+def goes_by_held_out(loaded: Loaded) -> bool:
+    """Say whether something is chosen that images which were trained on cannot choose.
+
+    The weights of a phase that goes by a score, or a head that is solved for above layers which an
+    earlier phase trained.
+    """
+    chain, plan = loaded.chain, loaded.plan
+    trained = False
+    for phase in plan.phases:
+        if phase.chooses or (trained and not phase.epochs):
+            return True
+        frozen, kept = (chain.resolve(name or 0) for name in (phase.frozen or plan.kept, plan.kept))
+        trained |= phase.epochs > 0 and frozen.depth < kept.depth
+    return False
+
+
 def held_out_rows(
-    plan: Plan,
+    loaded: Loaded,
     images: ImageSet,
     audit: Audit,
     indices: Sequence[int],
     targets: Targets,
+    groups: np.ndarray,
     seed: int,
 ) -> np.ndarray:
-    """Return the positions to hold out: none, if no phase of the plan goes by a score."""
-    if not any(phase.chooses for phase in plan.phases):
+    """Return the positions to hold out: none, if nothing goes by a score."""
+    if not goes_by_held_out(loaded):
         return np.array([], dtype=np.int64)
     in_val = set(audit.split.val)
     held_out = np.array([i for i, index in enumerate(indices) if index in in_val], dtype=np.int64)
     if len(held_out):
         return held_out
-    groups = groups_of(images, audit, indices)
     if len(np.unique(groups)) < HELD_OUT:
         log.warning("fewer than %d groups: images are held out within them", HELD_OUT)
         groups = np.arange(len(indices))
@@ -414,7 +426,7 @@ def held_out_rows(
     if not len(held_out):
         raise DataError(
             f"{images.location}: no class has an image to spare for choosing; add images, or give"
-            " a plan without stop and gradual phases"
+            " a plan without stop, gradual phases and heads that are solved for after training"
         )
     return held_out
 

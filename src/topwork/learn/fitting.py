@@ -20,7 +20,7 @@ from topwork.learn.targets import Targets
 from topwork.network.loading import Loaded
 from topwork.network.model import Model
 
-FORMAT = 2
+FORMAT = 3
 """Of checkpoints; raise it when an older one cannot be taken up."""
 
 
@@ -34,13 +34,17 @@ class Fitting:
         samples: the images.
         indices: those that can be learned from, as numbers in the image set.
         targets: of these.
+        groups: of these, what must not be divided.
         held_out: positions among these that are scored and not trained on.
         seed: of everything that is drawn.
         source: the source's weights, for phases that pull to them.
         checkpoints: where the fit is saved; None for nowhere.
         lowest: the lowest depth that anything was frozen at so far: below it nothing changed.
         records: what became of the phases that have ended.
-        solved: whether the head is the solution on codes, and nothing was trained after it.
+        solved: whether the head is the solution on codes of all images but the held-out ones, and
+            nothing was trained after it.
+        overfitted: whether kept layers were trained: codes of the images that they were trained on
+            look better than those of others, so that only held-out images can choose a head.
     """
 
     loaded: Loaded
@@ -48,6 +52,7 @@ class Fitting:
     samples: Samples
     indices: tuple[int, ...]
     targets: Targets
+    groups: np.ndarray
     held_out: np.ndarray
     seed: int
     source: dict[str, Tensor]
@@ -55,11 +60,21 @@ class Fitting:
     lowest: int
     records: list[dict[str, Any]] = field(default_factory=list)
     solved: bool = False
+    overfitted: bool = False
 
     def rows(self, *, held_out: bool) -> list[int]:
         """Return the positions that are held out, or those that are trained on."""
         chosen = np.isin(np.arange(len(self.indices)), self.held_out)
         return np.flatnonzero(chosen == held_out).tolist()
+
+    def groups_held_out(self) -> np.ndarray | None:
+        """Return the groups of what is held out, in order; None if each image stands alone.
+
+        Held out within their groups, for want of others, images tell of these groups only.
+        """
+        groups = self.groups[self.rows(held_out=True)]
+        divided = np.isin(groups, self.groups[self.rows(held_out=False)])
+        return None if divided.all() else groups
 
     def changed(self) -> dict[str, Tensor]:
         """Return all tensors of the model that the fit may have changed, by layer name."""
@@ -120,6 +135,7 @@ def save(
         "lowest": fitting.lowest,
         "records": fitting.records,
         "solved": fitting.solved,
+        "overfitted": fitting.overfitted,
     }
     try:
         fitting.checkpoints.save(tensors, everything)
@@ -147,6 +163,7 @@ def restore(fitting: Fitting, checkpoint: Checkpoint) -> None:
     fitting.lowest = checkpoint.facts["lowest"]
     fitting.records = checkpoint.facts["records"]
     fitting.solved = checkpoint.facts["solved"]
+    fitting.overfitted = checkpoint.facts["overfitted"]
     put(fitting.model, part(checkpoint.tensors, "model"))
 
 

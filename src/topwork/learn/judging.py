@@ -30,7 +30,7 @@ from topwork.network.answers import answers
 Array = np.ndarray
 
 FOLDS = 5
-MOST_ROWS = 100_000  # rows over all folds that are evaluated: above this there are fewer folds
+MOST_ROWS = 100_000  # rows, views too, over all folds that are evaluated: above it fewer folds
 MOST_HELD_OUT = 20_000  # rows in one fold: above this the folds are smaller
 CHOOSING = 1e-6  # tolerance of the fits that only choose; one that is kept is fitted to the end
 WORTH_A_NOTE = 0.01  # a best strength at the end of the path, better by this than its neighbor
@@ -104,18 +104,22 @@ def judge(
     strengths: Sequence[float] | None = None,
     groups: Array | None = None,
     validation: Array | None = None,
+    views: int = 1,
     seed: int = 0,
 ) -> Judged:
     """Fit heads of one kind at every strength on the same folds, and judge what they say outside.
 
+    They learn from all views of images, and are judged by the plain one, as models are used.
+
     Args:
         codes: as `topwork.learn.probe.probe` takes them, and all else too.
-        targets: of the same rows.
+        targets: of the images.
         outputs: rows of the head.
         kind: of head.
         strengths: the path.
         groups: what must not be divided.
-        validation: rows to hold out in place of folds.
+        validation: images to hold out in place of folds.
+        views: of each image.
         seed: of the folds: with the same targets and groups they are the same.
 
     Raises:
@@ -130,15 +134,32 @@ def judge(
     (1.0, 100, 20)
     """
     codes, targets = np.asarray(codes), np.asarray(targets)
+    n, rows = len(targets), of_views(targets, views)
     check_kind(kind)
-    check_rows(codes, targets, outputs, kind)
+    check_rows(codes, rows, outputs, kind)
     path = sorted(STRENGTHS[kind] if strengths is None else strengths, reverse=True)
-    made, evaluated = folds_of(targets, outputs, kind, groups, validation, seed)
-    everything = np.arange(len(targets))
-    divisions = [(np.delete(everything, fold), fold) for fold in evaluated]
-    notes = _note_on_folds(made, len(evaluated), len(targets))
-    found = judge_divisions(codes, targets, outputs, divisions, kind=kind, path=path, seed=seed)
+    made, evaluated = folds_of(targets, outputs, kind, groups, validation, seed, views)
+    learned = [np.delete(np.arange(n), fold) for fold in evaluated]
+    divisions = [
+        (every_view(own, n, views), fold) for own, fold in zip(learned, evaluated, strict=True)
+    ]
+    notes = _note_on_folds(made, len(evaluated), len(rows))
+    found = judge_divisions(codes, rows, outputs, divisions, kind=kind, path=path, seed=seed)
     return replace(found, folds_made=made, notes=(*notes, *found.notes))
+
+
+def of_views(targets: Array, views: int) -> Array:
+    """Return the targets of all views of images, view by view."""
+    return np.concatenate([targets] * views)
+
+
+def every_view(images: Array, n: int, views: int) -> Array:
+    """Return the rows of all views of some of n images, view by view.
+
+    >>> every_view(np.array([1]), 3, 2).tolist()
+    [1, 4]
+    """
+    return np.concatenate([images + n * view for view in range(views)])
 
 
 def judge_divisions(
@@ -233,8 +254,9 @@ def folds_of(
     groups: Array | None,
     validation: Array | None,
     seed: int,
+    views: int = 1,
 ) -> tuple[int, list[Array]]:
-    """Return how many folds were made and those to hold out, each as row numbers."""
+    """Return how many folds were made and those to hold out, each as numbers of images."""
     n = len(targets)
     if validation is not None:
         folds = [np.unique(np.asarray(validation, dtype=np.int64))]
@@ -245,7 +267,7 @@ def folds_of(
         strata = _strata(targets, kind)
         folds = stratified_folds(strata, groups, max(FOLDS, n // MOST_HELD_OUT), seed)
         made = len(folds)
-        folds = folds[: max(1, MOST_ROWS // n)]
+        folds = folds[: max(1, MOST_ROWS // (n * views))]
     least = 2 if kind in CLASS_KINDS else 1
     usable = [
         fold

@@ -80,7 +80,8 @@ class Epoch:
             validation data, or where it is not finite.
         validation_accuracy: share right after the epoch; None without validation data.
         tempered_loss: as ``validation_loss``, at the temperature that suits the validation data
-            best: by it epochs are compared. Of numbers it is the same.
+            best, and weighed where the phase balances classes: by it epochs are compared. Of
+            numbers it is the same.
         temperature: that temperature; 1 for numbers.
     """
 

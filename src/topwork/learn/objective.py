@@ -22,12 +22,16 @@ class Objective:
             each sample's loss, and in a second column how much of it was right, from 0 to 1.
         label_smoothing: of classes: share of the weight spread over all of them.
         weights: of classes [classes], of labels [labels] for where they apply; None for equal.
+            A smoothed or mixed sample weighs what its own classes do, by their shares.
+        balance: weights likewise, by which held-out samples are judged: those of the loss, or what
+            drawing classes equally often comes to.
         learned: the outputs that training targets say something about; None for all of them.
     """
 
     kind: str = "classes"
     label_smoothing: float = 0.0
     weights: Tensor | None = None
+    balance: Tensor | None = None
     learned: tuple[int, ...] | None = None
 
     def loss(self, scores: Tensor, targets: Tensor) -> Tensor:
@@ -47,16 +51,27 @@ class Objective:
             return (scores - targets).square().mean(1)
         if self.kind == "losses":
             return scores[:, 0]
-        return functional.cross_entropy(
-            scores,
-            targets,
-            weight=self.weights,
-            label_smoothing=self.label_smoothing,
-            reduction="none",
-        )
+        if self.weights is None:
+            return functional.cross_entropy(
+                scores, targets, label_smoothing=self.label_smoothing, reduction="none"
+            )
+        return self._weighed(scores, targets, self.weights)
+
+    def _weighed(self, scores: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+        """Return the cross-entropy of each sample, smoothed, times the weight of its class.
+
+        torch's own gives the share that smoothing spreads out the weights of the classes it falls
+        on: by that rare classes win, and most of all one without samples.
+        """
+        logs = scores.log_softmax(1)
+        shares = targets if targets.ndim == 2 else functional.one_hot(targets, scores.shape[1])
+        weighed = shares * weights
+        own = -(weighed * logs).sum(1)
+        spread = -weighed.sum(1) * logs.mean(1)
+        return (1 - self.label_smoothing) * own + self.label_smoothing * spread
 
     def plain(self) -> Objective:
-        """Return the same without smoothing and weights, by which a model is scored."""
+        """Return the same without smoothing and weights."""
         return Objective(self.kind)
 
     def right(self, scores: Tensor, targets: Tensor) -> Tensor:
@@ -78,17 +93,20 @@ def make_objective(kind: str, targets: Tensor, outputs: int, phase: Phase) -> Ob
     """Return a phase's objective on given training targets.
 
     With ``balance="loss"`` a class weighs n / (classes present * its samples), so that the mean
-    weight of a sample is 1; a label's positive samples weigh as much as its negative ones.
+    weight of a sample is 1, and one without samples nothing; a label's positive samples weigh as
+    much as its negative ones.
     """
-    weights = None
-    if phase.balance == "loss" and kind == "labels":
+    balance = None
+    if phase.balance != "none" and kind == "labels":
         positive = targets.sum(0).clamp(min=1)
-        weights = (len(targets) - positive).clamp(1) / positive
-    if phase.balance == "loss" and kind == "classes":
+        balance = (len(targets) - positive).clamp(1) / positive
+    if phase.balance != "none" and kind == "classes":
         counts = torch.bincount(targets, minlength=outputs).float()
-        weights = len(targets) / (counts.clamp(min=1) * (counts > 0).sum())
+        balance = len(targets) / (counts * (counts > 0).sum())
+        balance[counts == 0] = 0
+    weights = balance if phase.balance == "loss" else None
     learned = learned_outputs(kind, targets, outputs)
-    return Objective(kind, phase.label_smoothing, weights, learned)
+    return Objective(kind, phase.label_smoothing, weights, balance, learned)
 
 
 def learned_outputs(kind: str, targets: Tensor, outputs: int) -> tuple[int, ...] | None:

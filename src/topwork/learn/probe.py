@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from topwork.learn.heads import LinearHead, fit_head
-from topwork.learn.judging import StrengthResult, judge
+from topwork.learn.judging import StrengthResult, every_view, judge, of_views
 from topwork.learn.principal import one_thread
 
 Array = np.ndarray
@@ -21,7 +21,8 @@ class Probe:
     """A head and how it was chosen.
 
     Attributes:
-        head: fitted on all rows at the chosen strength, with the temperature found there.
+        head: fitted on all rows but those kept out at the chosen strength, with the temperature
+            found there.
         table: a result for each strength, strongest first.
         chosen: index into the table.
         out_of_fold: ``{"metric", "value", "interval", "n"}`` at the chosen strength: accuracy, or
@@ -67,6 +68,8 @@ def probe(
     strengths: Sequence[float] | None = None,
     groups: Array | None = None,
     validation: Array | None = None,
+    keep_out: bool = False,
+    views: int = 1,
     seed: int = 0,
 ) -> Probe:
     """Choose a strength on held-out rows, then fit the head on all rows.
@@ -83,15 +86,17 @@ def probe(
     20,000 rows; the notes say so.
 
     Args:
-        codes: [n, d] floats.
+        codes: [views * n, d] floats, view by view, the plain one of all images first.
         targets: [n] classes from 0 to outputs - 1, or [n, outputs] labels or numbers, as the kind
             of head takes them (see :func:`topwork.learn.heads.fit_path`).
         outputs: rows of the head.
         kind: one of `topwork.learn.heads.KINDS`.
         strengths: the path; by default that of the kind, ``STRENGTHS``.
-        groups: [n]; rows of one group are never divided between folds.
-        validation: row numbers of a validation part. Then that part alone is held out, once; the
-            final fit has its rows too.
+        groups: [n]; images of one group are never divided between folds.
+        validation: numbers of the images of a validation part. Then that part alone is held out,
+            once; the final fit has it too.
+        keep_out: leave the validation part out of the final fit.
+        views: of each image. Heads learn from all, and are judged by the plain one.
         seed: of the folds.
 
     Raises:
@@ -114,10 +119,16 @@ def probe(
         strengths=strengths,
         groups=groups,
         validation=validation,
+        views=views,
         seed=seed,
     )
+    learned = np.arange(len(targets))
+    if keep_out and validation is not None:
+        learned = np.delete(learned, validation)
+        codes = codes[every_view(learned, len(targets), views)]
+    own = of_views(targets[learned], views)
     with one_thread():
-        head = fit_head(codes, targets, outputs, kind=kind, strength=found.best.strength)
+        head = fit_head(codes, own, outputs, kind=kind, strength=found.best.strength)
     return Probe(
         head=replace(head, temperature=found.best.temperature),
         table=found.table,

@@ -149,7 +149,9 @@ def train_stretch(
         put(fitting.model, best.tensors)
         training.average.clear()  # the best weights are averages already
         if best.epoch and fitted and not phase.gradual and not reached(phase, best.accuracy):
-            gain = gain_of(began[LOSSES], judge(training, *validation).losses)
+            found, groups = judge(training, *validation), fitting.groups_held_out()
+            groups = None if groups is None else groups[found.rows.numpy()]
+            gain = gain_of(began[LOSSES], found.losses, groups)
         improved = best.epoch > 0 and (gain is None or gain >= LEAST_GAIN)
         if improved:
             fold(best.temperature, top.head, training.objective.learned)

@@ -7,6 +7,7 @@ so that none loses for being under- or overconfident: that is mended by a divisi
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 
@@ -24,7 +25,7 @@ STEPS = 50
 PRECISION = 1e-6
 
 
-def fit_temperature(scores: Array, labels: Array) -> float:
+def fit_temperature(scores: Array, labels: Array, weights: Array | None = None) -> float:
     """Return the T that makes ``softmax(scores / T)`` likeliest (Guo et al. 2017).
 
     As in Platt scaling (1999) the labels are softened, by two pseudo-rows spread over all classes.
@@ -34,6 +35,8 @@ def fit_temperature(scores: Array, labels: Array) -> float:
     Args:
         scores: [n, c] floats.
         labels: [n] integers.
+        weights: [n] how much each row counts; None for equally. The pseudo-rows stand beside as
+            many rows as would tell as much without weights (Kish 1965).
 
     Raises:
         DataError: if no row is left.
@@ -43,27 +46,30 @@ def fit_temperature(scores: Array, labels: Array) -> float:
     >>> round(fit_temperature(scores, labels), 1)
     1.8
     """
-    scores, labels, seen = _seen(scores, labels)
+    scores, labels, seen, rows = _seen(scores, labels)
+    weights = np.ones(len(labels)) if weights is None else weights[rows]
+    mean = partial(np.average, weights=weights)
     shifted = np.where(seen, scores - scores.max(axis=1, keepdims=True), 0.0)
     counts = seen.sum(axis=1)
     means = shifted.sum(axis=1) / counts
     spread = np.sqrt((np.where(seen, shifted - means[:, None], 0.0) ** 2).sum() / counts.sum())
     if not spread > 0:
         return 1.0
-    softening = PSEUDO_ROWS / (len(labels) + PSEUDO_ROWS)
+    rows_in_effect = weights.sum() ** 2 / np.square(weights).sum()
+    softening = PSEUDO_ROWS / (rows_in_effect + PSEUDO_ROWS)
     own = shifted[np.arange(len(labels)), labels]
-    wanted = float(((1 - softening) * own + softening * means).mean())
+    wanted = float(mean((1 - softening) * own + softening * means))
 
     # The derivative by the inverse temperature rises throughout: Newton's steps, kept in a bracket.
     low, high = 1e-4 / spread, 1e5 / spread
     inverse = 1 / spread
     for _ in range(STEPS):
-        weights = np.exp(shifted * inverse) * seen
-        weights /= weights.sum(axis=1, keepdims=True)
-        expected = (weights * shifted).sum(axis=1)
-        excess = expected.mean() - wanted
+        chances = np.exp(shifted * inverse) * seen
+        chances /= chances.sum(axis=1, keepdims=True)
+        expected = (chances * shifted).sum(axis=1)
+        excess = mean(expected) - wanted
         low, high = (low, inverse) if excess > 0 else (inverse, high)
-        bend = ((weights * shifted**2).sum(axis=1) - expected**2).mean()
+        bend = mean((chances * shifted**2).sum(axis=1) - expected**2)
         step = inverse - excess / bend if bend > 0 else np.inf
         following = step if low < step < high else np.sqrt(low * high)
         if abs(following - inverse) <= PRECISION * inverse:
@@ -80,12 +86,16 @@ def log_loss(scores: Array, labels: Array, temperature: float) -> float:
     >>> round(log_loss(np.array([[0.0, 0.0]]), np.array([1]), 1.0), 4)
     0.6931
     """
-    scores, labels, _ = _seen(scores, labels)
+    scores, labels, *_ = _seen(scores, labels)
     return float(log_losses(scores, labels, temperature).mean())
 
 
 def tempered_losses(
-    kind: str, scores: Array, targets: Array, learned: Sequence[int] | None
+    kind: str,
+    scores: Array,
+    targets: Array,
+    learned: Sequence[int] | None,
+    balance: Array | None = None,
 ) -> tuple[Array, float]:
     """Return the log-loss of each row at the temperature fitted to all of them, and that.
 
@@ -95,10 +105,12 @@ def tempered_losses(
         targets: [n] classes, or [n, outputs] labels, 0 or 1.
         learned: the outputs that training rows told something about; the others are left out, and
             with a class its rows. None for all.
+        balance: [outputs] how much rows of a class count, or a label where it applies as against
+            where it does not; None for equally.
 
     Returns:
-        float64 [m], of several labels their mean, and the temperature, one for all of them; NaN
-        and 1 where a score is not finite.
+        float64 [m], of several labels their mean, times what each counts (1 on average), and the
+        temperature, one for all of them; NaN and 1 where a score is not finite.
 
     Raises:
         DataError: if no row, or no label, is left.
@@ -112,12 +124,18 @@ def tempered_losses(
     if kind == "classes":
         rows = np.isin(targets, columns)
         scores, labels = scores[rows], np.searchsorted(columns, targets[rows])
+        counting = None if balance is None else balance[columns][labels]
     else:
+        counting = None
+        if balance is not None:
+            counting = np.where(targets[:, columns] > 0, balance[columns], 1.0).ravel()
         scores, labels = as_two_classes(scores, targets[:, columns])
     if not np.isfinite(scores).all():
         return np.full(len(labels) if kind == "classes" else len(targets), np.nan), 1.0
-    temperature = fit_temperature(scores, labels)
+    temperature = fit_temperature(scores, labels, counting)
     losses = log_losses(scores.astype(np.float64), labels, temperature)
+    if counting is not None:
+        losses *= counting / counting.mean()
     return losses.reshape(-1, 1 if kind == "classes" else len(columns)).mean(axis=1), temperature
 
 
@@ -154,12 +172,12 @@ def as_two_classes(scores: Array, labels: Array) -> tuple[Array, Array]:
     return np.stack([np.zeros_like(second), second], axis=1), labels[seen].astype(np.int64)
 
 
-def _seen(scores: Array, labels: Array) -> tuple[Array, Array, Array]:
-    """Return scores (float64) and labels of the rows whose class was seen, and which were seen."""
+def _seen(scores: Array, labels: Array) -> tuple[Array, Array, Array, Array]:
+    """Return scores (float64) and labels of rows whose class was seen, what was, and which rows."""
     seen = scores != NEVER
     rows = seen[np.arange(len(labels)), labels]
     if not rows.any():
         raise DataError(
             "no held-out row is of a class that the other rows have too; add images of the classes"
         )
-    return scores[rows].astype(np.float64), labels[rows], seen[rows]
+    return scores[rows].astype(np.float64), labels[rows], seen[rows], rows

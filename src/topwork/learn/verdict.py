@@ -20,14 +20,16 @@ class Verdict:
         loss: mean loss, smoothing and weights left out; None where it is not finite.
         accuracy: share that is right.
         temperature: what scores are best divided by; 1 for numbers and for losses.
-        losses: of each sample at that temperature, float64 [n]; those of classes that no training
-            sample has are left out.
+        losses: of each sample at that temperature, float64 [n], times its weight where training
+            balances classes; those of classes that no training sample has are left out.
+        rows: which samples those are, int64 [n].
     """
 
     loss: float | None
     accuracy: float
     temperature: float
     losses: Tensor
+    rows: Tensor
 
     @property
     def tempered_loss(self) -> float | None:
@@ -47,12 +49,16 @@ def verdict_on(scores: Tensor, targets: Tensor, objective: Objective) -> Verdict
     """
     losses, right = losses_of(scores, targets, objective)
     loss, temperature = finite(float(losses.mean())), 1.0
+    rows = torch.arange(len(targets))
+    if objective.kind == "classes" and objective.learned is not None:
+        rows = torch.isin(targets, torch.tensor(objective.learned)).nonzero()[:, 0]
     if objective.kind in ("classes", "labels"):
+        balance = None if objective.balance is None else objective.balance.cpu().numpy()
         tempered, temperature = tempered_losses(
-            objective.kind, scores.numpy(), targets.numpy(), objective.learned
+            objective.kind, scores.numpy(), targets.numpy(), objective.learned, balance
         )
         losses = torch.from_numpy(tempered)
-    return Verdict(loss, float(right.mean()), temperature, losses)
+    return Verdict(loss, float(right.mean()), temperature, losses, rows)
 
 
 def losses_of(scores: Tensor, targets: Tensor, objective: Objective) -> tuple[Tensor, Tensor]:
