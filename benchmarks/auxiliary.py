@@ -87,16 +87,14 @@ def main() -> int:
     args.out.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("TOPWORK_CACHE", str(args.out / "cache"))
     log = args.out / "auxiliary.jsonl"
-    helped = []
     for name, task in tasks(args.data).items():
         if args.only in (None, name):
             backbone = pretrained(name, task, args.out, args.epochs or task.epochs)
             for count in COUNTS:
                 for draw in range(FIRST_DRAW, FIRST_DRAW + args.draws):
                     fit_all(name, task, backbone, count, draw, log)
-                helped.append(summary(name, task, backbone, count, rows_of(log), args.draws))
-    print("PASS" if all(helped) else "FAIL")
-    return not all(helped)
+                print_summary(name, task, backbone, count, rows_of(log), args.draws)
+    return 0
 
 
 def tasks(data: Path) -> dict[str, Task]:
@@ -216,23 +214,20 @@ def rows_of(log: Path) -> list[dict]:
     return [json.loads(line) for line in lines if line.endswith("}")]
 
 
-def summary(
+def print_summary(
     name: str, task: Task, backbone: Path, count: int, rows: Sequence[dict], draws: int
-) -> bool:
-    """Print accuracies and gains over training from scratch; say if one of them is sure."""
+) -> None:
+    """Print accuracies, and gains over training from scratch with their intervals."""
     of_way = {way: values_of(rows, key_of(name, task, backbone, count, way), draws) for way in WAYS}
     scratch = of_way[SCRATCH]
-    sure = False
     text = [f"from scratch {scratch.mean():.3f}"]
     for way in WAYS[1:]:
         gain, half = interval(of_way[way] - scratch)
-        sure |= gain - half > 0
         text.append(
             f"{way} {of_way[way].mean():.3f}, {100 * gain:+.1f} points"
             f" ({100 * (gain - half):+.1f} to {100 * (gain + half):+.1f})"
         )
     print(f"{name}, {count} labels a class, {draws} draws: {'; '.join(text)}", flush=True)
-    return sure
 
 
 def values_of(rows: Sequence[dict], key: dict, draws: int) -> np.ndarray:

@@ -19,6 +19,7 @@ from topwork.data.image_set import ImageSet, Item
 from topwork.learn.checkpoints import Checkpoints
 from topwork.learn.heads import NEVER
 from topwork.network.state import read_state
+from topwork.report.terminal import print_phase
 
 TRAINED = Phase(frozen="layer2", epochs=2, rate=1e-3, batch=16)
 
@@ -439,6 +440,17 @@ def test_numbers_are_learned_in_their_own_units(backbone, tmp_path):
         record = run(data, backbone, tmp_path / name, *phases, head="regression")
         assert record["metric"] == "mean_absolute_error"
         assert record["value"] < 30, name  # guessing the mean errs by about 64
+
+
+def test_of_numbers_no_share_is_told(backbone, tmp_path, capsys):
+    data = replace(brightness_set("numbers"), number_names=("level",))
+    gradual = Phase(frozen="layer3", gradual=True, epochs=1, rate=1e-3, batch=16)
+    record = run(data, backbone, tmp_path / "run", Phase(), gradual, head="regression")
+    (phase,) = (phase for phase in record["phases"] if phase.get("gradual"))
+    assert phase["start"]["accuracy"] is None
+    print_phase(phase, 2)
+    (before,) = (line for line in capsys.readouterr().out.splitlines() if "before it" in line)
+    assert "0.0" not in before
 
 
 @pytest.mark.parametrize(

@@ -103,7 +103,8 @@ def train_stretch(
             found = judge(training, *validation)
             best = Best.before(found, copies(fitting), fitted=fitted)
             began = {**best.tensors, LOSSES: found.losses}
-            start = {"loss": found.tempered_loss, "accuracy": found.accuracy}
+            right = None if fitting.targets.kind == "numbers" else found.accuracy
+            start = {"loss": found.tempered_loss, "accuracy": right}
 
     def save_now() -> None:
         save(

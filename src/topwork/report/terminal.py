@@ -87,9 +87,8 @@ def print_phase(phase: dict[str, Any], number: int) -> None:
     elif phase.get("gradual"):
         table = Table(f"phase {number}: frozen up to", "held out", "95 % interval", "", box=None)
         start = phase["start"]
-        table.add_row(
-            "before it", decimal(start["accuracy"]), "", "" if phase["chosen"] else "kept"
-        )
+        before = "-" if start["accuracy"] is None else decimal(start["accuracy"])
+        table.add_row("before it", before, "", "" if phase["chosen"] else "kept")
         for point in phase["curve"]:
             mark = "kept" if point["frozen"] == phase["chosen"] else ""
             held_out = {"value": point["accuracy"], "interval": point["interval"]}
