@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -20,8 +21,9 @@ from topwork.trunk.execution import Execution
 from topwork.trunk.extraction import LAYOUT, Extractor
 
 AT_ONCE_CODES, AT_ONCE_MAPS = 256, 8
-"""Images that go through the top together. Short batches are filled up, so that a score depends on
-its image alone; a head is so cheap that this may be many."""
+"""Images that go through the head, and through layers below it, together. Short batches are filled
+up, so that a score depends on its image alone. Of few rows products may depend on the place of each
+(8 rows, 3 classes, on one processor), and a head is so cheap that these may be many."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,17 +74,22 @@ def scores_of(built: Built, samples: Samples) -> np.ndarray:
     count = len(samples.images)
     device = samples.execution.device
     top = built.top.to(device).to(memory_format=LAYOUT)
-    inputs: Inputs
     if top.takes_map:
         require_all(samples.images, samples.unreadable(built.frozen, range(count)))
-        inputs, size = samples.at(built.frozen, range(count)), AT_ONCE_MAPS
+        codes = through(top.codes, samples.at(built.frozen, range(count)), AT_ONCE_MAPS)
     else:
-        inputs, size = TensorInputs(codes_of(built, samples).to(device)), AT_ONCE_CODES
+        codes = codes_of(built, samples).to(device)
+    return through(top.scores, TensorInputs(codes), AT_ONCE_CODES).float().cpu().numpy()
+
+
+def through(layers: Callable[..., torch.Tensor], inputs: Inputs, size: int) -> torch.Tensor:
+    """Return what layers make of all inputs, so many at once; the last are filled up."""
+    count = len(inputs)
     parts = []
     for first in range(0, count, size):
         rows = [min(row, count - 1) for row in range(first, first + size)]
-        parts.append(top(*inputs.batch(rows, 0)).float().cpu().numpy()[: count - first])
-    return np.concatenate(parts)
+        parts.append(layers(*inputs.batch(rows, 0))[: count - first])
+    return torch.cat(parts)
 
 
 def codes_of(built: Built, samples: Samples) -> torch.Tensor:

@@ -121,12 +121,21 @@ class Top(nn.Module):
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """Return the scores of a batch."""
+        return self.scores(self.codes(*inputs))
+
+    def codes(self, *inputs: Tensor) -> Tensor:
+        """Return all codes that the head reads, side by side, [N, D]."""
         codes = list(inputs[1:] if self.takes_map else inputs)
         value = inputs[0]
         for part, pool in zip(self.segments, self.pools, strict=True):
             value = part(value)
             codes.append(pool(value))
-        return self.head(self.added(codes[0] if len(codes) == 1 else torch.cat(codes, 1)))
+        return codes[0] if len(codes) == 1 else torch.cat(codes, 1)
+
+    def scores(self, codes: Tensor) -> Tensor:
+        """Return what added layers and head make of codes."""
+        scores: Tensor = self.head(self.added(codes))
+        return scores
 
     def layers(self) -> Iterator[tuple[str, nn.Module]]:
         """Yield all modules by the names they have in the source network, and the added ones."""
