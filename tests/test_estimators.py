@@ -416,6 +416,8 @@ def test_options_that_make_no_sense(features, photos, choices, error, message):
     [
         ({"head": "regression"}, PlanError, "head regression tells no classes apart"),
         ({"kept": "blok2"}, PlanError, "blok2"),
+        ({"input_size": (32, 32, 3)}, PlanError, "give height and width in pixels"),
+        ({"input_size": "big"}, PlanError, "give height and width in pixels"),
         ({"plan": "featurs"}, PlanError, "did you mean 'features'"),
         ({"time_budget": 5.0}, UsageError, "time_budget is for finding a plan"),
         ({"plan": "auto", "epochs": 3}, UsageError, "epochs is found out with --plan auto"),

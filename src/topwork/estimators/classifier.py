@@ -20,7 +20,7 @@ from topwork.data.image_set import ImageSet, name_a_few
 from topwork.data.loading import untracked
 from topwork.errors import PlanError, UsageError
 from topwork.estimators.built import Built, build, scores_of
-from topwork.estimators.frozen import Size, height_and_width
+from topwork.estimators.frozen import Size, as_int, height_and_width
 from topwork.estimators.inputs import (
     all_training,
     digests_of,
@@ -252,15 +252,6 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
         """Return what pickling and copying may keep: plain data and arrays, no network."""
         state: dict[str, Any] = super().__getstate__()
         return {**state, "_built": None} if "_built" in state else state
-
-
-def as_int(count: Any) -> Any:
-    """Return a whole number of NumPy's, as searches give them, as Python's; all else as it is.
-
-    >>> type(as_int(np.int64(2))), as_int(None)
-    (<class 'int'>, None)
-    """
-    return int(count) if isinstance(count, np.integer) else count
 
 
 def warn_of(lost: Sequence[tuple[str, str]]) -> None:

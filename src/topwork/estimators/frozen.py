@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -182,15 +181,25 @@ def source_of(backbone: str | Path | None, weights: str | Path | None, size: Siz
 
 
 def height_and_width(size: Size) -> tuple[int, int] | None:
-    """Return a size in full, as plain integers; searches give NumPy's.
+    """Return a size in full, as plain integers; what is no size is left for plans to refuse.
 
     >>> height_and_width(np.int64(96)), height_and_width([96, 64])
     ((96, 96), (96, 64))
     """
-    if size is None:
-        return None
-    height, width = size if isinstance(size, Sequence) else (size, size)
-    return int(height), int(width)
+    side = as_int(size)
+    if isinstance(side, int):
+        return side, side
+    given: Any = size  # a plan says what is wrong with it
+    return tuple(map(as_int, given)) if isinstance(given, list | tuple | np.ndarray) else given
+
+
+def as_int(count: Any) -> Any:
+    """Return a whole number of NumPy's, as searches give them, as Python's; all else as it is.
+
+    >>> type(as_int(np.int64(2))), as_int(None)
+    (<class 'int'>, None)
+    """
+    return int(count) if isinstance(count, np.integer) else count
 
 
 # Every fold and every setting of a search has an estimator of its own, but they share a network:

@@ -10,8 +10,8 @@ from typing import Literal
 from torch import nn
 
 Kind = Literal["map", "tokens", "vector", "other"]
-SQUARE = (1, 1)
-BORDER = 2
+SQUARE = (1, 1)  # height and width of an input of unknown size
+BORDER = 2  # positions by which a map's sides may miss the ratio of the input's
 
 
 @dataclass(frozen=True)
