@@ -37,7 +37,7 @@ from safetensors.torch import save_file
 from places import options
 from topwork.data.audit import Audit
 from topwork.data.image_set import ImageSet, Item
-from topwork.data.split import Split
+from topwork.estimators.inputs import all_training
 from topwork.learn.fit import fit_plan
 from topwork.network.loading import load_backbone
 from topwork.network.zoo import find_backbone
@@ -191,23 +191,7 @@ def repeated(photos: list[bytes], size: int) -> tuple[ImageSet, Audit]:
     items = tuple(Item(f"{number}", (("one", "two")[number % 2],)) for number in range(size))
     images = ImageSet("photos", items, partial(numbered, photos))
     digests = tuple(hashlib.sha256(images.read(number)).hexdigest() for number in range(size))
-    audit = Audit(
-        location="photos",
-        digests=digests,
-        split=Split(tuple(range(size)), (), (), "given"),
-        skipped=(),
-        unreadable=(),
-        exact_duplicates=(),
-        near_duplicates=(),
-        dropped={},
-        copies=0,
-        conflicts=(),
-        counts={},
-        missing={},
-        tiny=(),
-        imbalance=1.0,
-    )
-    return images, audit
+    return images, all_training(images, digests)
 
 
 def numbered(photos: list[bytes], name: str) -> bytes:

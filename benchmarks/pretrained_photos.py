@@ -1,8 +1,9 @@
 """Small photos, most of them without labels: what pretraining gains, by method.
 
 The third of CIFAR-10 of ../shared, 32 pixels, ResNet-20. Each method pretrains once on the training
-photos, none of them labeled for it, for at most half an hour on two cores (the epochs are fixed, so
-that the weights do not depend on the machine). Then 17 labels a class are drawn (1 %), five times,
+photos, none of them labeled for it, for about half an hour of one core of a slow machine (rotation,
+which sees each photo four times, for three quarters; the epochs are fixed, so that the weights do
+not depend on the machine). Then 17 labels a class are drawn (1 %), five times,
 and 167 (10 %), three times, and three plans learn from them: linear probes on frozen codes, at L
 and at the ends of all three stages, and the former followed by training all layers at a small rate.
 Beside them the same on random weights (where all layers are new, and learn at the rate of new
@@ -44,16 +45,16 @@ VIEWS = 8
 PRECISION = "bfloat16"  # of pretraining: about twice as fast on processors that have it
 AUGMENT = Augment(0.5, True)
 RECIPES: dict[str, dict[str, Any]] = {
-    "contrastive": {"phase": {"epochs": 36, "precision": PRECISION}},
-    "rotation": {"phase": {"epochs": 36, "precision": PRECISION}},
-    "masked": {"phase": {"epochs": 60, "precision": PRECISION}},
-    "gan": {"phase": {"epochs": 30, "precision": PRECISION}},
+    "contrastive": {"phase": {"epochs": 24, "precision": PRECISION}},
+    "rotation": {"phase": {"epochs": 14, "precision": PRECISION}},
+    "masked": {"phase": {"epochs": 36, "precision": PRECISION}},
+    "gan": {"phase": {"epochs": 14, "precision": PRECISION}},
     # L holds more numbers than a photo, so that much must be hidden; SGD is slow for this network.
     "autoencoder": {
         "end_to_end": True,
         "amount": 0.6,
         "phase": {
-            **{"epochs": 50, "precision": PRECISION},
+            **{"epochs": 28, "precision": PRECISION},
             **{"optimizer": "adamw", "rate": 1e-3, "clip": 1.0},
         },
     },

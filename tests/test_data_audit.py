@@ -1,7 +1,10 @@
 """The audit on made-up folders with known faults, and duplicates against brute force."""
 
 import io
+import itertools
 import json
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +17,7 @@ from topwork.data.decode import thumbnail
 from topwork.data.image_set import ImageSet, Item
 from topwork.data.items import open_images
 from topwork.errors import DataError, ImageError
+from topwork.learn.fit import groups_of
 
 SHARED = Path(__file__).parents[1] / "../shared/data"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="../shared/data is absent")
@@ -147,14 +151,72 @@ def test_a_touched_copy_is_a_near_duplicate(touch):
     files = plenty("train", "test")
     files["train/a/touched"] = touch(scene(7))  # test/a/1.png
     files["test/a/touched"] = touch(scene(6))  # of test/a/0.png: one side, nobody's business
+    files["train/b/touched"] = touch(scene(4))  # of train/b/1.png: likewise, but for folds
     result = audit(image_set(files))
     assert [(each.name, each.twin) for each in result.near_duplicates] == [
         ("train/a/touched", "test/a/1.png")
     ]
     assert result.dropped == {"train/a/touched": "nearly the same as test/a/1.png"}
     assert result.split.test == (6, 7, 8, 9, 10, 11, 13)
+    assert result.lookalikes == ((4, 14),)
+    assert result.crowds == ()
     with pytest.raises(DataError, match="1 near duplicates across sides: train/a/touched"):
         audit(image_set(files), strict=True)
+
+
+def test_lookalikes_inside_training_share_a_fold():
+    files = {
+        f"train/{label}/{n}.png": encoded(scene(n))
+        for label, n in zip("aabbb", range(5), strict=True)
+    }
+    files |= {f"test/{label}/9.png": encoded(scene(90 + ord(label))) for label in "ab"}
+    files["train/a/0 again.jpg"] = encoded(scene(0), "JPEG", quality=70)
+    files["train/a/0 copy.jpg"] = files["train/a/0 again.jpg"]
+    files |= {f"train/a/more{n}.png": encoded(scene(200 + n)) for n in range(4)}
+    for quality in (60, 75, 90):  # with the one that is there 4 of 6
+        files[f"train/b/2 in {quality}.jpg"] = encoded(scene(2), "JPEG", quality=quality)
+    images = image_set(files)
+    result = audit(images)
+    assert result.lookalikes == ((0, 7, 8),)
+    assert result.crowds == ((2, 13, 14, 15),)
+    assert result.dropped == {}
+    for line in (
+        "nearly the same inside train: 3 images in 1 groups, kept together where training is"
+        " divided to choose",
+        "nearly the same inside train: 4 images in 1 groups, more than half of a class, so they"
+        " cannot be kept together",
+    ):
+        assert line in result.lines()
+    groups = groups_of(images, result, result.split.train)
+    sizes = Counter(groups[np.isin(result.split.train, result.lookalikes[0])])
+    assert list(sizes.values()) == [3]
+    assert len(set(groups)) == len(groups) - 2
+    grouped = [
+        replace(item, group=f"group {number % 4}") for number, item in enumerate(images.items)
+    ]
+    given = groups_of(replace(images, items=tuple(grouped)), result, result.split.train)
+    assert given.tolist() == [grouped[index].group for index in result.split.train]
+
+
+def test_exact_copies_alone_are_no_lookalikes():
+    files = plenty("train", "test")
+    files["train/a/copy.png"] = files["train/a/0.png"]
+    result = audit(image_set(files))
+    assert (result.lookalikes, result.crowds, result.copies) == ((), (), 1)
+
+
+def test_of_numbers_a_crowd_is_more_than_half_of_all():
+    files = {f"train/{n}/{n}.png": encoded(scene(n)) for n in range(4)}
+    files |= {f"test/{n}/{n}.png": encoded(scene(50 + n)) for n in range(2)}
+    files["train/0/again.jpg"] = encoded(scene(0), "JPEG", quality=80)
+    result = audit(image_set(files), numbers=True)
+    assert (result.lookalikes, result.crowds) == (((0, 6),), ())
+    files |= {
+        f"train/0/{quality}.jpg": encoded(scene(0), "JPEG", quality=quality)
+        for quality in (60, 90, 95)
+    }
+    result = audit(image_set(files), numbers=True)
+    assert (result.lookalikes, result.crowds) == ((), ((0, 6, 7, 8, 9),))
 
 
 @pytest.mark.parametrize(
@@ -196,24 +258,22 @@ def test_flat_and_faint_images_do_not_match_each_other():
     assert audit(image_set(files)).near_duplicates == ()
 
 
-def brute_force(miniatures: np.ndarray, ranks: np.ndarray) -> dict[int, int]:
+def brute_force(miniatures: np.ndarray, taking_part: np.ndarray) -> list[list[int]]:
     """Near pairs by the written rule, every image against every other."""
     grey = np.rint(miniatures @ np.array([0.299, 0.587, 0.114]))
     hashes = duplicates.perceptual_hashes(grey.astype(np.uint8)).tolist()
-    grey = grey.reshape(len(ranks), -1)
+    grey = grey.reshape(len(miniatures), -1)
     variance = grey.var(axis=1)
     color = np.rint(miniatures.mean(axis=(1, 2)))
-    found: dict[int, int] = {}
-    for one in range(len(ranks)):
-        for other in range(len(ranks)):
-            if not 0 <= ranks[one] < ranks[other] or min(variance[one], variance[other]) < 16:
-                continue
-            allowed = 0.004 * (variance[one] + variance[other]) / 2
-            if ((grey[one] - grey[other]) ** 2).mean() > allowed or one in found:
-                continue
-            flips = (hashes[one] ^ hashes[other]).bit_count()
-            if flips <= 7 and np.abs(color[one] - color[other]).max() <= 8:
-                found[one] = other
+    found = []
+    for one, other in itertools.combinations(np.flatnonzero(taking_part).tolist(), 2):
+        if min(variance[one], variance[other]) < 16:
+            continue
+        if ((grey[one] - grey[other]) ** 2).mean() > 0.004 * (variance[one] + variance[other]) / 2:
+            continue
+        flips = (hashes[one] ^ hashes[other]).bit_count()
+        if flips <= 7 and np.abs(color[one] - color[other]).max() <= 8:
+            found.append([one, other])
     return found
 
 
@@ -226,20 +286,31 @@ def test_the_search_finds_what_brute_force_finds():
             noise = generator.normal(0, strength, base.shape)
             miniatures.append((base + noise).clip(0, 255).astype(np.uint8))
     stack = np.stack(miniatures)
-    ranks = generator.integers(-1, 3, len(stack)).astype(np.int8)
-    found = duplicates.near_pairs(*duplicates.describe(stack), ranks)
-    expected = brute_force(stack, ranks)
-    assert dict(found) == expected
-    assert 60 < len(expected) < len(stack) / 2
+    taking_part = generator.random(len(stack)) < 0.75
+    found = duplicates.near_pairs(*duplicates.describe(stack), taking_part)
+    expected = brute_force(stack, taking_part)
+    assert found.tolist() == expected
+    assert 200 < len(expected) < 1000
+    ranks = generator.integers(0, 3, len(stack)).astype(np.int8)
+    twins: dict[int, set[int]] = {}
+    for pair in expected:
+        weaker, stronger = sorted(pair, key=lambda index: ranks[index])
+        if ranks[weaker] < ranks[stronger]:
+            twins.setdefault(weaker, set()).add(stronger)
+    across = duplicates.across_sides(found, ranks)
+    assert across == [(weaker, min(twins[weaker])) for weaker in sorted(twins)]
+    assert len(across) > 60
 
 
 def test_the_search_survives_the_smallest_sets():
     for count in range(3):
         grey = np.zeros((count, 16, 16), np.uint8)
         grey[:, :8] = 200
-        ranks = np.arange(count, dtype=np.int8)
-        found = duplicates.near_pairs(grey, np.zeros((count, 3), np.uint8), ranks)
-        assert found == ([(0, 1)] if count == 2 else [])
+        everyone = np.ones(count, bool)
+        found = duplicates.near_pairs(grey, np.zeros((count, 3), np.uint8), everyone)
+        assert found.tolist() == ([[0, 1]] if count == 2 else [])
+        assert duplicates.across_sides(found, np.zeros(count, np.int8)) == []
+        assert duplicates.clusters(found, everyone) == ([(0, 1)] if count == 2 else [])
 
 
 def test_equal_bytes_with_different_labels_are_a_conflict():
@@ -339,22 +410,27 @@ def test_an_audit_survives_json():
 
 @needs_shared
 @pytest.mark.parametrize(
-    ("name", "near"),
+    ("name", "near", "inside"),
     [
-        ("hymenoptera", 0),
-        ("flowers12", 23),
-        ("neu_steel", 0),
-        ("sign_digits", 0),
-        ("pacs/photo", 0),
+        ("hymenoptera", 0, 0),
+        ("flowers12", 23, 68),
+        ("neu_steel", 0, 0),
+        ("sign_digits", 0, 0),
+        ("pacs/photo", 0, 0),
     ],
 )
-def test_real_photos_textures_and_digits(name, near):
-    result = audit(open_images(SHARED / name))
+def test_real_photos_textures_and_digits(name, near, inside):
+    images = open_images(SHARED / name)
+    result = audit(images)
     assert result.unreadable == ()
     assert result.exact_duplicates == ()
     assert len(result.near_duplicates) == near
+    assert sum(map(len, result.lookalikes)) == inside
+    assert result.crowds == ()
     for twins in result.near_duplicates:  # found by pixels alone, and of one class every time
         assert twins.name.split("/")[-2] == twins.twin.split("/")[-2]
+    for cluster in result.lookalikes:
+        assert len({images.items[index].labels for index in cluster}) == 1
 
 
 @needs_shared
@@ -363,11 +439,11 @@ def test_the_search_loses_none_on_real_scans():
     kinds = ("AbdomenCT", "BreastMRI")
     keep = [i for i, item in enumerate(images.items) if item.name.startswith(kinds)][:700]
     stack = np.stack([thumbnail(images.read(index), "x", 16) for index in keep])
-    ranks = (np.arange(len(keep)) % 2).astype(np.int8)
-    found = duplicates.near_pairs(*duplicates.describe(stack), ranks)
-    expected = brute_force(stack, ranks)
-    assert dict(found) == expected
-    assert len(expected) >= 5
+    everyone = np.ones(len(keep), bool)
+    found = duplicates.near_pairs(*duplicates.describe(stack), everyone)
+    expected = brute_force(stack, everyone)
+    assert found.tolist() == expected
+    assert len(expected) >= 10
 
 
 def numbered(values: list[str], same: tuple[int, ...] = ()) -> ImageSet:

@@ -60,8 +60,11 @@ def audit(
     exact = duplicates.exact_pairs(looks.digests, ranks)
     without_exact = ranks.copy()
     without_exact[[weaker for weaker, _ in exact]] = -1
-    near = duplicates.near_pairs(looks.grey, looks.color, without_exact)
+    pairs = duplicates.near_pairs(looks.grey, looks.color, without_exact >= 0)
+    near = duplicates.across_sides(pairs, ranks)
     kept = _without(split, {weaker for weaker, _ in exact + near})
+    alike = _alike(looks.digests, pairs, kept)
+    crowded = _crowded(images, kept, alike, numbers)
     counts = {} if numbers else _counts(images, kept)
     training = [sides["train"] for sides in counts.values() if sides["train"]]
     result = Audit(
@@ -74,6 +77,8 @@ def audit(
         near_duplicates=_named(images, ranks, near),
         dropped=_reasons(images, exact, "the same as")
         | _reasons(images, near, "nearly the same as"),
+        lookalikes=tuple(cluster for cluster in alike if cluster not in crowded),
+        crowds=crowded,
         copies=_copies(looks.digests, kept),
         conflicts=_conflicts(images, looks.digests, numbers),
         counts=counts,
@@ -117,6 +122,8 @@ def look_over(images: ImageSet, *, track: Track = untracked) -> Audit:
         exact_duplicates=(),
         near_duplicates=(),
         dropped={},
+        lookalikes=(),
+        crowds=(),
         copies=_copies(looks.digests, split),
         conflicts=(),
         counts={},
@@ -208,6 +215,30 @@ def _reasons(images: ImageSet, pairs: Iterable[tuple[int, int]], relation: str) 
         images.items[weaker].name: f"{relation} {images.items[stronger].name}"
         for weaker, stronger in pairs
     }
+
+
+def _alike(digests: Sequence[str | None], pairs: np.ndarray, split: Split) -> list[tuple[int, ...]]:
+    """Return the clusters of training images that are nearly, but not all exactly, the same."""
+    found = duplicates.clusters(pairs, _ranks(split, len(digests)) == 0)
+    return [cluster for cluster in found if len({digests[index] for index in cluster}) > 1]
+
+
+def _crowded(
+    images: ImageSet, split: Split, alike: Sequence[tuple[int, ...]], numbers: bool
+) -> tuple[tuple[int, ...], ...]:
+    """Return the clusters with more than half of what trains a class: too much to set aside."""
+
+    def labels(indices: Iterable[int]) -> Counter[str]:
+        if numbers:
+            return Counter("" for _ in indices)
+        return Counter(label for index in indices for label in images.items[index].labels)
+
+    whole = labels(split.train)
+    return tuple(
+        cluster
+        for cluster in alike
+        if any(2 * count > whole[label] for label, count in labels(cluster).items())
+    )
 
 
 def _copies(digests: Sequence[str | None], split: Split) -> int:

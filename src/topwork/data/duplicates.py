@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 # Miniatures have this many pixels per side.
 SIDE = 16
@@ -67,32 +69,76 @@ def exact_pairs(digests: Sequence[str | None], ranks: np.ndarray) -> list[tuple[
     ]
 
 
-def near_pairs(grey: np.ndarray, color: np.ndarray, ranks: np.ndarray) -> list[tuple[int, int]]:
-    """Return pairs (weaker, stronger) of nearly equal images on different sides.
+def near_pairs(grey: np.ndarray, color: np.ndarray, taking_part: np.ndarray) -> np.ndarray:
+    """Return pairs of nearly equal images.
 
     Args:
         grey: uint8 [N, 16, 16], as `describe` gives it.
         color: uint8 [N, 3], as `describe` gives it.
-        ranks: as for `exact_pairs`.
+        taking_part: bool [N]; the others are in no pair.
 
     Returns:
-        One pair per weaker item, ascending.
+        int64 [pairs, 2], each pair once, the smaller index first; ascending.
     """
     variance = grey.var(axis=(1, 2), dtype=np.float32)
-    taking_part = np.flatnonzero((ranks >= 0) & (variance >= _MIN_CONTRAST**2))
-    hashes = perceptual_hashes(grey[taking_part])
-    twin: dict[int, int] = {}
-    for first, second in _candidates(hashes, ranks[taking_part]):
-        first, second = taking_part[first], taking_part[second]
+    level, spread = grey.mean(axis=(1, 2), dtype=np.float32), np.sqrt(variance)
+    compared = np.flatnonzero(taking_part & (variance >= _MIN_CONTRAST**2))
+    found = [np.empty((0, 2), np.int64)]
+    for candidates in _candidates(perceptual_hashes(grey[compared])):
+        first, second = compared[candidates]
+        allowed = _MAX_DIFFERENCE * (variance[first] + variance[second]) / 2
+        # No less than this is the difference; it spares most a look at their pixels.
+        least = (level[first] - level[second]) ** 2 + (spread[first] - spread[second]) ** 2
+        near = least <= 1.001 * allowed
+        first, second, allowed = first[near], second[near], allowed[near]
         gap = grey[first].astype(np.float32) - grey[second]
         difference = np.square(gap).mean(axis=(1, 2))
         tint = np.abs(color[first].astype(np.int16) - color[second]).max(axis=1)
-        allowed = _MAX_DIFFERENCE * (variance[first] + variance[second]) / 2
         same = (difference <= allowed) & (tint <= _MAX_COLOR)
-        for one, other in zip(first[same].tolist(), second[same].tolist(), strict=True):
-            weaker, stronger = sorted((one, other), key=lambda index: (ranks[index], index))
-            twin[weaker] = min(stronger, twin.get(weaker, stronger))
+        found.append(np.sort(np.stack([first[same], second[same]], axis=1), axis=1))
+    return np.unique(np.concatenate(found), axis=0)
+
+
+def across_sides(pairs: np.ndarray, ranks: np.ndarray) -> list[tuple[int, int]]:
+    """Return from pairs of images those on different sides, as (weaker, stronger).
+
+    Args:
+        pairs: int64 [pairs, 2], as `near_pairs` gives them.
+        ranks: as for `exact_pairs`.
+
+    Returns:
+        One pair per weaker item, with the first of its twins; ascending.
+
+    >>> across_sides(np.array([[0, 1], [0, 2], [1, 2]]), np.array([0, 0, 1]))
+    [(0, 2), (1, 2)]
+    """
+    twin: dict[int, int] = {}
+    for one, other in pairs[ranks[pairs[:, 0]] != ranks[pairs[:, 1]]].tolist():
+        weaker, stronger = sorted((one, other), key=lambda index: ranks[index])
+        twin[weaker] = min(stronger, twin.get(weaker, stronger))
     return sorted(twin.items())
+
+
+def clusters(pairs: np.ndarray, members: np.ndarray) -> list[tuple[int, ...]]:
+    """Return what pairs between members join, directly or through others of them.
+
+    Args:
+        pairs: int64 [pairs, 2], as `near_pairs` gives them.
+        members: bool [N]; pairs with others join nothing.
+
+    Returns:
+        the indices of each cluster of two or more, ascending; clusters by their first index.
+
+    >>> clusters(np.array([[0, 2], [1, 4], [2, 3]]), np.array([True, True, True, True, False]))
+    [(0, 2, 3)]
+    """
+    first, second = pairs[members[pairs].all(axis=1)].T
+    edges = coo_array((np.ones(len(first), bool), (first, second)), shape=2 * (len(members),))
+    _, cluster_of = connected_components(edges, directed=False)
+    joined: dict[int, list[int]] = {}
+    for index in np.unique(np.concatenate([first, second])).tolist():
+        joined.setdefault(cluster_of[index], []).append(index)
+    return [tuple(indices) for indices in joined.values()]
 
 
 def perceptual_hashes(grey: np.ndarray) -> np.ndarray:
@@ -104,8 +150,8 @@ def perceptual_hashes(grey: np.ndarray) -> np.ndarray:
     return np.packbits(signs, axis=1).view(">u8")[:, 0].astype(np.uint64)
 
 
-def _candidates(hashes: np.ndarray, ranks: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield pairs of index arrays whose hashes are close and whose ranks differ.
+def _candidates(hashes: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield pairs whose hashes are close, int64 [2, pairs]; the same pair may come several times.
 
     Sorted with each of the eight bytes in front, close hashes come to lie near each other.
     """
@@ -115,6 +161,5 @@ def _candidates(hashes: np.ndarray, ranks: np.ndarray) -> Iterator[tuple[np.ndar
         for step in range(1, min(_REACH, len(order) - 1) + 1):
             first, second = order[:-step], order[step:]
             close = np.bitwise_count(hashes[first] ^ hashes[second]) <= _MAX_SIGNS
-            close &= ranks[first] != ranks[second]
             if close.any():
-                yield first[close], second[close]
+                yield np.stack([first[close], second[close]])

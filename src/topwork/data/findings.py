@@ -49,6 +49,10 @@ class Audit:
         exact_duplicates: same bytes on two sides.
         near_duplicates: nearly the same picture on two sides.
         dropped: the items those cost, with the reason; never one of the test side.
+        lookalikes: indices of training images that are nearly the same picture, cluster by cluster;
+            what is chosen inside the training part must not learn from one and be judged by the
+            next.
+        crowds: such clusters with more than half of a class, which cannot be kept together.
         copies: how many items repeat the bytes of another one on their own side.
         conflicts: same bytes, different labels.
         counts: images per class and side; empty where labels are numbers.
@@ -65,6 +69,8 @@ class Audit:
     exact_duplicates: tuple[Twins, ...]
     near_duplicates: tuple[Twins, ...]
     dropped: dict[str, str]
+    lookalikes: tuple[tuple[int, ...], ...]
+    crowds: tuple[tuple[int, ...], ...]
     copies: int
     conflicts: tuple[Conflict, ...]
     counts: dict[str, dict[str, int]]
@@ -86,6 +92,8 @@ class Audit:
             "exact_duplicates": [asdict(twins) for twins in self.exact_duplicates],
             "near_duplicates": [asdict(twins) for twins in self.near_duplicates],
             "dropped": dict(self.dropped),
+            "lookalikes": [len(cluster) for cluster in self.lookalikes],
+            "crowds": [len(cluster) for cluster in self.crowds],
             "copies": self.copies,
             "conflicts": [
                 {**asdict(each), "labels": list(each.labels), "twin_labels": list(each.twin_labels)}
@@ -111,6 +119,8 @@ class Audit:
             _finding(self.exact_duplicates, "exact duplicates across sides, dropped", _twins),
             _finding(self.near_duplicates, "near duplicates across sides, dropped", _twins),
             f"exact copies inside a side, kept: {self.copies}" if self.copies else "",
+            _alike(self.lookalikes, "kept together where training is divided to choose"),
+            _alike(self.crowds, "more than half of a class, so they cannot be kept together"),
             _finding(self.conflicts, "times the same image under different labels", _conflict),
             *(f"{side} lacks {name_a_few(labels)}" for side, labels in self.missing.items()),
             _finding(self.tiny, f"classes with fewer than {TINY} training images", str),
@@ -141,6 +151,14 @@ def _finding(entries: Sequence[Any], what: str, say: Callable[[Any], str]) -> st
     shown = "; ".join(say(entry) for entry in entries[:5])
     more = f"; and {len(entries) - 5} more" if len(entries) > 5 else ""
     return f"{len(entries)} {what}: {shown}{more}"
+
+
+def _alike(clusters: Sequence[tuple[int, ...]], what: str) -> str:
+    """Return "nearly the same inside train: 4 images in 2 groups, ..." or an empty string."""
+    if not clusters:
+        return ""
+    count, groups = sum(map(len, clusters)), len(clusters)
+    return f"nearly the same inside train: {count} images in {groups} groups, {what}"
 
 
 def _twins(twins: Twins) -> str:

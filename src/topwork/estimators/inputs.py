@@ -248,6 +248,8 @@ def all_training(images: ImageSet, digests: Sequence[str | None]) -> Audit:
         exact_duplicates=(),
         near_duplicates=(),
         dropped={},
+        lookalikes=(),
+        crowds=(),
         copies=0,
         conflicts=(),
         counts={},

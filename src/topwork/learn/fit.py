@@ -432,8 +432,15 @@ def held_out_rows(
 
 
 def groups_of(images: ImageSet, audit: Audit, indices: Sequence[int]) -> np.ndarray:
-    """Return what must not be divided: the group of each image, or else its content."""
-    return np.array([images.items[i].group or str(audit.digests[i]) for i in indices])
+    """Return what must not be divided: the group of each image, or else what it shows.
+
+    Images without a given group are one where they are the same or nearly so.
+    """
+    first = {index: cluster[0] for cluster in audit.lookalikes for index in cluster}
+    shown = [audit.digests[first.get(index, index)] for index in indices]
+    return np.array(
+        [images.items[i].group or str(digest) for i, digest in zip(indices, shown, strict=True)]
+    )
 
 
 def finish(fitting: Fitting, lost: tuple[tuple[str, str], ...]) -> Fitted:
