@@ -13,18 +13,23 @@ import torch
 from PIL import Image
 
 from conftest import Command
-from pretraining import drawings
+from pretraining import drawings, tiny_material
 from topwork.advice.source_card import card_of
+from topwork.data.audit import look_over
 from topwork.data.items import images_from_arrays
+from topwork.data.loading import untracked
 from topwork.errors import BackboneError, PlanError, UsageError, WeightsError
+from topwork.learn.checkpoints import Checkpoints
 from topwork.making import pretrain
 from topwork.network.loading import load_backbone
 from topwork.network.state import read_state
 from topwork.network.zoo import find_backbone
+from topwork.phase import Phase
 from topwork.plan import Plan
 from topwork.pretraining.methods import RECIPES, recipe_of
 from topwork.pretraining.rbm import RbmRecipe
-from topwork.pretraining.request import settle_recipe
+from topwork.pretraining.request import Request, make_material, set_aside, settle_recipe
+from topwork.trunk.execution import Execution
 
 SMALL = {"arguments": {"widths": [12, 8]}, "phase": {"epochs": 2, "batch": 10}}
 
@@ -309,3 +314,40 @@ def test_a_recipe_is_judged_with_the_epochs_that_are_asked_for():
     changes = {"phase": {"warmup": 30, "clip": None}}
     recipe, _ = settle_recipe("rbm", RbmRecipe(), changes, 40, 0.5)
     assert (recipe.phase.warmup, recipe.phase.epochs, recipe.phase.rate) == (30, 40, 0.5)
+
+
+def test_no_twin_of_what_is_held_out_is_learned_from(tmp_path):
+    scenes = np.random.default_rng(0).integers(0, 256, (40, 6, 6, 3), dtype=np.uint8)
+    big = [
+        np.asarray(Image.fromarray(s).resize((32, 32), Image.Resampling.BICUBIC)) for s in scenes
+    ]
+    touched = [np.clip(pixels.astype(int) + 1, 0, 255).astype(np.uint8) for pixels in big]
+    material = tiny_material(tmp_path, recipe_of("rotation"), images=np.stack(big + touched))
+    assert len(material.held_out) == 4
+    assert {(n + 40) % 80 for n in material.held_out} == set(material.held_out)
+    assert sorted(material.held_out + material.indices) == list(range(80))
+
+
+def test_groups_are_held_out_whole(tmp_path):
+    images = images_from_arrays(drawings(60), [0, 1] * 30)
+    items = [replace(item, group=f"person {n % 20}") for n, item in enumerate(images.items)]
+    images = replace(images, items=tuple(items), number_names=())
+    chosen, _ = settle_recipe("rotation", recipe_of("rotation"), None, 1, None)
+    plan = Plan("topwork:small_convnet", reused="0", phases=(Phase(frozen="input", epochs=1),))
+    request = Request(
+        *("rotation", chosen, replace(plan, input_size=(8, 8)), find_backbone(plan.backbone)),
+        *(images, look_over(images), Execution(torch.device("cpu")), 0),
+    )
+    material = make_material(request, Checkpoints(tmp_path), untracked)
+    persons = [{n % 20 for n in side} for side in (material.held_out, material.indices)]
+    assert len(material.held_out) == 3
+    assert not persons[0] & persons[1]
+
+
+def test_groups_are_divided_where_every_one_is_large():
+    assert set_aside(np.repeat([0, 1], 20), 2, seed=0).sum() == 2
+    assert set_aside(np.array([0] * 20 + [1, 1, 1]), 3, seed=5).nonzero()[0].tolist() == [
+        20,
+        21,
+        22,
+    ]

@@ -113,6 +113,10 @@ def look_over(images: ImageSet, *, track: Track = untracked) -> Audit:
             f"{images.location}: none of {len(images)} images can be read; mend or replace them"
         )
     split = Split(usable, (), (), "given")
+    readable = _ranks(split, len(images)) == 0
+    pairs = duplicates.near_pairs(looks.grey, looks.color, readable)
+    alike = _alike(looks.digests, pairs, split)
+    crowded = _crowded(images, split, alike, numbers=True)
     return Audit(
         location=images.location,
         digests=tuple(looks.digests),
@@ -122,8 +126,8 @@ def look_over(images: ImageSet, *, track: Track = untracked) -> Audit:
         exact_duplicates=(),
         near_duplicates=(),
         dropped={},
-        lookalikes=(),
-        crowds=(),
+        lookalikes=tuple(cluster for cluster in alike if cluster not in crowded),
+        crowds=crowded,
         copies=_copies(looks.digests, split),
         conflicts=(),
         counts={},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -17,6 +18,7 @@ from topwork.data.image_set import ImageSet
 from topwork.data.loading import Track
 from topwork.errors import BackboneError, DataError, PlanError, UsageError
 from topwork.learn.checkpoints import Checkpoints
+from topwork.learn.fit import groups_of
 from topwork.learn.samples import Samples
 from topwork.network.loading import Loaded, load_backbone
 from topwork.network.zoo import Backbone, find_backbone
@@ -154,8 +156,11 @@ def make_material(request: Request, checkpoints: Checkpoints, track: Track) -> M
         raise DataError(
             f"{request.images.location}: {len(usable)} images to learn from; give {FEWEST} or more"
         )
-    drawn = np.random.default_rng(request.seed).permutation(usable)
-    count = min(MOST_HELD_OUT, max(1, round(HELD_OUT * len(usable))))
+    held_out = set_aside(
+        groups_of(request.images, request.audited, usable.tolist()),
+        min(MOST_HELD_OUT, max(1, round(HELD_OUT * len(usable)))),
+        request.seed,
+    )
     digests = [str(request.audited.digests[index]) for index in usable]
     identity = {
         "method": request.method,
@@ -176,14 +181,39 @@ def make_material(request: Request, checkpoints: Checkpoints, track: Track) -> M
     return Material(
         loaded,
         samples,
-        tuple(sorted(drawn[count:].tolist())),
-        tuple(sorted(drawn[:count].tolist())),
+        tuple(usable[~held_out].tolist()),
+        tuple(usable[held_out].tolist()),
         classes,
         names,
         request.seed,
         Stages(loaded.chain.network, request.seed, identity, checkpoints, track),
         teacher,
     )
+
+
+def set_aside(groups: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """Draw what is held out: whole groups, as they come, that are not too large; bool [n].
+
+    Args:
+        groups: the group of each image, [n].
+        count: images wanted; it may come out at fewer, but never at none: where every group is
+            larger, they are divided.
+        seed: of the draw.
+
+    >>> set_aside(np.array([0, 0, 0, 1, 2]), 2, seed=0).tolist()
+    [False, False, False, True, True]
+    """
+    drawn = np.random.default_rng(seed).permutation(len(groups))
+    sizes = Counter(groups.tolist())
+    taken: set[Any] = set()
+    left = count
+    for group in groups[drawn].tolist():
+        if group not in taken and sizes[group] <= left:
+            taken.add(group)
+            left -= sizes[group]
+    if not taken:
+        groups, taken = drawn.argsort(), set(range(count))
+    return np.isin(groups, list(taken))
 
 
 def with_outputs(backbone: Backbone, outputs: int) -> Backbone:
