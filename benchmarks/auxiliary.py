@@ -21,7 +21,6 @@ Rows are appended to OUT/auxiliary.jsonl; what is there is not done again.
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import tempfile
@@ -34,6 +33,7 @@ from scipy.stats import t as student
 
 import topwork
 from backbones import digest, made
+from kept_rows import append, row_of, rows_of
 from places import options, require
 from plans import HALVES
 from topwork.data.image_set import ImageSet
@@ -166,7 +166,7 @@ def fit_all(name: str, task: Task, backbone: Path, count: int, draw: int, log: P
     for way in WAYS:
         plan = plan_of(way, task, backbone)
         key = {**key_of(name, task, backbone, count, way), "draw": draw}
-        if any(key.items() <= row.items() for row in rows_of(log)):
+        if row_of(log, key):
             continue
         images = task.target(count, draw)
         with tempfile.TemporaryDirectory() as folder:
@@ -178,8 +178,7 @@ def fit_all(name: str, task: Task, backbone: Path, count: int, draw: int, log: P
                 seed=draw,
             )
         row = key | {"value": record["value"], "n": record["n"], "seconds": record["seconds"]}
-        with log.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        append(log, row)
         print(f"  {name}, {count} a class, draw {draw}, {way}: {row['value']:.3f}", flush=True)
 
 
@@ -204,14 +203,6 @@ def plan_of(way: str, task: Task, backbone: Path) -> Plan:
     if way == LOWER:
         plan = replace(plan, reused=task.lower)
     return replace(plan, phases=phases, augment=task.augment)
-
-
-def rows_of(log: Path) -> list[dict]:
-    """Return the rows so far; a line that was cut off by an interruption is left out."""
-    if not log.exists():
-        return []
-    lines = log.read_text(encoding="utf-8").splitlines()
-    return [json.loads(line) for line in lines if line.endswith("}")]
 
 
 def print_summary(

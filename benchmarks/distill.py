@@ -18,7 +18,6 @@ Rows are appended to OUT/distill.jsonl; what is there is not done again.
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import tempfile
@@ -29,9 +28,9 @@ from pathlib import Path
 
 import numpy as np
 
-from auxiliary import rows_of
 from backbones import made, training_seconds
 from depth_gains import divide_and_judge
+from kept_rows import append, row_of
 from places import options, require
 from sets import write_set
 from topwork.advice.comparison import paired_difference
@@ -165,9 +164,8 @@ def judged(name: str, images: ImageSet, folder: Path, log: Path) -> dict:
     """Return a row: whether heads at the chosen depth and at the top are right, image by image."""
     backbone = find_backbone(str(folder))
     key = {"set": name, "weights": sha256(folder / "model.safetensors")}
-    for row in rows_of(log):
-        if key.items() <= row.items():
-            return row
+    if there := row_of(log, key):
+        return there
     found = divide_and_judge(images, backbone, seed=0)
     row = key | {
         "backbone": folder.name,
@@ -175,8 +173,7 @@ def judged(name: str, images: ImageSet, folder: Path, log: Path) -> dict:
         "chosen": found.chosen.astype(int).tolist(),
         "top": found.top.astype(int).tolist(),
     }
-    with log.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(row) + "\n")
+    append(log, row)
     return row
 
 

@@ -18,7 +18,6 @@ A row is kept for each way and seed; a second run goes on where the first was st
 
 from __future__ import annotations
 
-import json
 import statistics
 import sys
 from dataclasses import asdict, dataclass, replace
@@ -26,8 +25,8 @@ from pathlib import Path
 from typing import Any
 
 import topwork
-from auxiliary import rows_of
 from backbones import digest, made, training_seconds
+from kept_rows import append, rows_of
 from places import options, require
 from topwork.data.items import open_images
 from topwork.network.zoo import find_backbone
@@ -77,8 +76,7 @@ def main() -> int:
             if not any((row.way, row.seed) == (way, seed) for row in rows):
                 row = run(args.data / "mnist.npz", way, seed, args.out / f"{way}-{seed}")
                 rows.append(row)
-                with kept.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(asdict(row)) + "\n")
+                append(kept, asdict(row))
                 print(f"{way}, seed {seed}: {row.error:.2f} % wrong", flush=True)
     print(table(rows))
     return 0 if passed(rows) else 1

@@ -17,7 +17,6 @@ What was done is kept in OUT and not done again. The first two methods are those
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import tempfile
@@ -29,8 +28,9 @@ from typing import Any
 import numpy as np
 
 import topwork
-from auxiliary import digits, few_labels, interval, rows_of
+from auxiliary import digits, few_labels, interval
 from backbones import digest, made
+from kept_rows import append, row_of, rows_of
 from mnist import ARGUMENTS, RECIPES
 from places import options, require
 from topwork.network.zoo import find_backbone
@@ -112,7 +112,7 @@ def fit_once(
 ) -> None:
     """Fit a draw of labels, unless the log has it, and append a row."""
     key = {**key_of(start, way, network, count), "draw": draw}
-    if any(key.items() <= row.items() for row in rows_of(log)):
+    if row_of(log, key):
         return
     images = digits(archive, TESTED)
     backbone = find_backbone(network if start == NONE else str(out / start))
@@ -128,8 +128,7 @@ def fit_once(
             seed=draw,
         )
     row = key | {"value": record["value"], "n": record["n"], "seconds": record["seconds"]}
-    with log.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(row) + "\n")
+    append(log, row)
     print(f"{network}, {count} labels, draw {draw}, {start}, {way}: {row['value']:.4f}", flush=True)
 
 

@@ -3,13 +3,13 @@
 The third of CIFAR-10 of ../shared, 32 pixels, ResNet-20. Each method pretrains once on the training
 photos, none of them labeled for it, for about half an hour of one core of a slow machine (rotation,
 which sees each photo four times, for three quarters; the epochs are fixed, so that the weights do
-not depend on the machine). Then 17 labels a class are drawn (1 %), five times,
-and 167 (10 %), three times, and three plans learn from them: linear probes on frozen codes, at L
-and at the ends of all three stages, and the former followed by training all layers at a small rate.
-Beside them the same on random weights (where all layers are new, and learn at the rate of new
-ones), and training from scratch, which gets four times the epochs. All see the same views (random
-crops, mirrored or not) and are tested on the same photos. The gain over scratch is paired by draw;
-its interval is Student's t over the draws, of one pretraining each.
+not depend on the machine). Then 17 labels a class are drawn (1 %), five times, and 167 (10 %),
+three times, and three plans learn from them: linear probes on frozen codes, at L and at the ends of
+all three stages, and the former followed by training all layers at a small rate. Beside them the
+same on random weights (where all layers are new, and learn at the rate of new ones), and training
+from scratch, which gets four times the epochs. All see the same views (random crops, mirrored or
+not) and are tested on the same photos. The gain over scratch is paired by draw; its interval is
+Student's t over the draws, of one pretraining each.
 
 What was done is kept in OUT and not done again; an interrupted pretraining goes on where it was.
 
@@ -30,8 +30,9 @@ from typing import Any
 import numpy as np
 
 import topwork
-from auxiliary import few_labels, interval, rows_of
+from auxiliary import few_labels, interval
 from backbones import digest, made, training_seconds
+from kept_rows import append, row_of, rows_of
 from places import options, require
 from topwork.data.items import open_images
 from topwork.named_plans import named_plan
@@ -102,7 +103,7 @@ def fit_once(
 ) -> None:
     """Fit a plan to a draw of labels, unless the log has it, and append a row."""
     key = {**key_of(start, way, label), "draw": draw}
-    if any(key.items() <= row.items() for row in rows_of(log)):
+    if row_of(log, key):
         return
     name = str(out / start) if start in RECIPES else NETWORK
     with tempfile.TemporaryDirectory() as folder:
@@ -114,8 +115,7 @@ def fit_once(
             seed=draw,
         )
     row = key | {"value": record["value"], "n": record["n"], "seconds": record["seconds"]}
-    with log.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(row) + "\n")
+    append(log, row)
     print(f"{start}, {label}, draw {draw}, {way}: {row['value']:.3f}", flush=True)
 
 

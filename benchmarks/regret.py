@@ -22,16 +22,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from kept_rows import Row, rows_of
 from places import options, require
 from regret_runs import (
     CASES,
     WANTED,
     Case,
     Place,
-    Row,
     name_of,
     right_of,
-    rows_of,
     run_advice,
     run_fits,
 )

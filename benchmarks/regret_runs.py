@@ -6,11 +6,10 @@ Seconds are of the processor, not of the clock, so that a busy machine changes n
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
@@ -21,6 +20,7 @@ import numpy as np
 import torch
 
 import regret_sets
+from kept_rows import Row, append, rows_of
 from topwork.advice import candidates as known
 from topwork.advice.candidates import Candidate, candidates
 from topwork.advice.depth_codes import collect
@@ -41,8 +41,6 @@ WANTED = (
     *(known.TOP, known.BEST, known.SEVERAL),
     *(known.DROP, known.TWO_THIRDS, known.ALL),
 )
-
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -89,23 +87,6 @@ class Setting:
     audited: Audit
     execution: Execution
     seed: int
-
-
-def rows_of(file: Path) -> Iterator[Row]:
-    """Return the rows that a file holds; the last may have been cut off and is then left out."""
-    if file.exists():
-        for line in file.read_text(encoding="utf-8").splitlines():
-            try:
-                yield json.loads(line)
-            except ValueError:
-                continue
-
-
-def append(file: Path, row: Row) -> None:
-    """Add a row to a file, on a line of its own whatever stood at the end."""
-    cut_off = file.exists() and not file.read_bytes().endswith(b"\n") and file.stat().st_size
-    with file.open("a", encoding="utf-8") as opened:
-        opened.write(("\n" if cut_off else "") + json.dumps(row) + "\n")
 
 
 def processor_seconds() -> float:

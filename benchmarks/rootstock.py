@@ -16,7 +16,6 @@ Rows are appended to OUT/rootstock.jsonl; what is there is not done again.
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import tempfile
@@ -25,8 +24,8 @@ from pathlib import Path
 
 import numpy as np
 
-from auxiliary import rows_of
 from depth_gains import divide_and_judge
+from kept_rows import append, row_of
 from places import options, require
 from sets import write_set
 from topwork.data.items import open_images
@@ -85,9 +84,8 @@ def judged(name: str, who: str, backbone: Backbone, seed: int, data: Path, out: 
     weights = sha256(weights_file(backbone.weights)) if backbone.weights else None
     key = {"set": name, "backbone": who, "seed": seed, "weights": weights}
     log = out / "rootstock.jsonl"
-    for row in rows_of(log):
-        if key.items() <= row.items():
-            return row
+    if there := row_of(log, key):
+        return there
     print(f"{name}, {who}")
     found = divide_and_judge(open_images(write_set(name, data, out, seed)), backbone, seed)
     row = key | {
@@ -96,8 +94,7 @@ def judged(name: str, who: str, backbone: Backbone, seed: int, data: Path, out: 
         "top": int(found.top.sum()),
         "n": len(found.chosen),
     }
-    with log.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(row) + "\n")
+    append(log, row)
     return row
 
 

@@ -302,3 +302,16 @@ def test_a_backbone_that_is_there_is_taken_again(tmp_path: Path) -> None:
     assert make(recipe) == make(recipe)
     with pytest.raises(SystemExit, match="made in another way; remove it and its rows"):
         make({"phase": {"epochs": 2}})
+
+
+def test_a_row_that_was_cut_off_is_made_again(tmp_path: Path) -> None:
+    rows = module("kept_rows")
+    file = tmp_path / "rows.jsonl"
+    assert rows.rows_of(file) == []
+    rows.append(file, {"set": "a", "value": 1})
+    file.write_text(file.read_text() + '{"set": "b", "va')
+    assert rows.row_of(file, {"set": "b"}) is None
+    rows.append(file, {"set": "b", "value": 2})
+    rows.append(file, {"set": "b", "value": 3})
+    assert [row["value"] for row in rows.rows_of(file)] == [1, 2, 3]
+    assert rows.row_of(file, {"set": "b"}) == {"set": "b", "value": 2}
