@@ -19,7 +19,7 @@ demo: install
 	$(BIN)/topwork demo
 
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow
