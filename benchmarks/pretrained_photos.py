@@ -48,7 +48,7 @@ AUGMENT = Augment(0.5, True)
 RECIPES: dict[str, dict[str, Any]] = {
     "contrastive": {"phase": {"epochs": 24, "precision": PRECISION}},
     "rotation": {"phase": {"epochs": 14, "precision": PRECISION}},
-    "masked": {"phase": {"epochs": 36, "precision": PRECISION}},
+    "masked": {"phase": {"epochs": 24, "precision": PRECISION}},
     "gan": {"phase": {"epochs": 14, "precision": PRECISION}},
     # L holds more numbers than a photo, so that much must be hidden; SGD is slow for this network.
     "autoencoder": {
