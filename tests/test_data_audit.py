@@ -194,7 +194,10 @@ def test_lookalikes_inside_training_share_a_fold():
     grouped = [
         replace(item, group=f"group {number % 4}") for number, item in enumerate(images.items)
     ]
-    given = groups_of(replace(images, items=tuple(grouped)), result, result.split.train)
+    images = replace(images, items=tuple(grouped))
+    result = audit(images)
+    assert (result.lookalikes, result.crowds) == ((), ())
+    given = groups_of(images, result, result.split.train)
     assert given.tolist() == [grouped[index].group for index in result.split.train]
 
 

@@ -22,6 +22,8 @@ __all__ = ["Audit", "audit", "look_over"]
 
 _BATCH = 32
 
+Clusters = tuple[tuple[int, ...], ...]
+
 
 def audit(
     images: ImageSet,
@@ -63,8 +65,7 @@ def audit(
     pairs = duplicates.near_pairs(looks.grey, looks.color, without_exact >= 0)
     near = duplicates.across_sides(pairs, ranks)
     kept = _without(split, {weaker for weaker, _ in exact + near})
-    alike = _alike(looks.digests, pairs, kept)
-    crowded = _crowded(images, kept, alike, numbers)
+    lookalikes, crowds = _lookalikes(images, looks.digests, pairs, kept, numbers=numbers)
     counts = {} if numbers else _counts(images, kept)
     training = [sides["train"] for sides in counts.values() if sides["train"]]
     result = Audit(
@@ -77,8 +78,8 @@ def audit(
         near_duplicates=_named(images, ranks, near),
         dropped=_reasons(images, exact, "the same as")
         | _reasons(images, near, "nearly the same as"),
-        lookalikes=tuple(cluster for cluster in alike if cluster not in crowded),
-        crowds=crowded,
+        lookalikes=lookalikes,
+        crowds=crowds,
         copies=_copies(looks.digests, kept),
         conflicts=_conflicts(images, looks.digests, numbers),
         counts=counts,
@@ -115,8 +116,7 @@ def look_over(images: ImageSet, *, track: Track = untracked) -> Audit:
     split = Split(usable, (), (), "given")
     readable = _ranks(split, len(images)) == 0
     pairs = duplicates.near_pairs(looks.grey, looks.color, readable)
-    alike = _alike(looks.digests, pairs, split)
-    crowded = _crowded(images, split, alike, numbers=True)
+    lookalikes, crowds = _lookalikes(images, looks.digests, pairs, split, numbers=True)
     return Audit(
         location=images.location,
         digests=tuple(looks.digests),
@@ -126,8 +126,8 @@ def look_over(images: ImageSet, *, track: Track = untracked) -> Audit:
         exact_duplicates=(),
         near_duplicates=(),
         dropped={},
-        lookalikes=tuple(cluster for cluster in alike if cluster not in crowded),
-        crowds=crowded,
+        lookalikes=lookalikes,
+        crowds=crowds,
         copies=_copies(looks.digests, split),
         conflicts=(),
         counts={},
@@ -221,16 +221,22 @@ def _reasons(images: ImageSet, pairs: Iterable[tuple[int, int]], relation: str) 
     }
 
 
-def _alike(digests: Sequence[str | None], pairs: np.ndarray, split: Split) -> list[tuple[int, ...]]:
-    """Return the clusters of training images that are nearly, but not all exactly, the same."""
-    found = duplicates.clusters(pairs, _ranks(split, len(digests)) == 0)
-    return [cluster for cluster in found if len({digests[index] for index in cluster}) > 1]
+def _lookalikes(
+    images: ImageSet,
+    digests: Sequence[str | None],
+    pairs: np.ndarray,
+    split: Split,
+    *,
+    numbers: bool,
+) -> tuple[Clusters, Clusters]:
+    """Return clusters of training images that are nearly, but not all exactly, the same.
 
-
-def _crowded(
-    images: ImageSet, split: Split, alike: Sequence[tuple[int, ...]], numbers: bool
-) -> tuple[tuple[int, ...], ...]:
-    """Return the clusters with more than half of what trains a class: too much to set aside."""
+    First those that can be kept together, then those with more than half of what trains a class,
+    which is too much to set aside at once. Of an image whose group is given, that says it all.
+    """
+    members = _ranks(split, len(images)) == 0
+    members &= [item.group is None for item in images.items]
+    found = duplicates.clusters(pairs, members)
 
     def labels(indices: Iterable[int]) -> Counter[str]:
         if numbers:
@@ -238,11 +244,12 @@ def _crowded(
         return Counter(label for index in indices for label in images.items[index].labels)
 
     whole = labels(split.train)
-    return tuple(
-        cluster
-        for cluster in alike
-        if any(2 * count > whole[label] for label, count in labels(cluster).items())
-    )
+    lookalikes, crowds = [], []
+    for cluster in found:
+        if len({digests[index] for index in cluster}) > 1:
+            crowd = any(2 * count > whole[label] for label, count in labels(cluster).items())
+            (crowds if crowd else lookalikes).append(cluster)
+    return tuple(lookalikes), tuple(crowds)
 
 
 def _copies(digests: Sequence[str | None], split: Split) -> int:

@@ -211,9 +211,11 @@ def set_aside(groups: np.ndarray, count: int, seed: int) -> np.ndarray:
         if group not in taken and sizes[group] <= left:
             taken.add(group)
             left -= sizes[group]
-    if not taken:
-        groups, taken = drawn.argsort(), set(range(count))
-    return np.isin(groups, list(taken))
+    if taken:
+        return np.isin(groups, list(taken))
+    held_out = np.zeros(len(groups), bool)
+    held_out[drawn[:count]] = True
+    return held_out
 
 
 def with_outputs(backbone: Backbone, outputs: int) -> Backbone:
