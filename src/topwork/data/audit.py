@@ -244,7 +244,8 @@ def _lookalikes(
         return Counter(label for index in indices for label in images.items[index].labels)
 
     whole = labels(split.train)
-    lookalikes, crowds = [], []
+    lookalikes: list[tuple[int, ...]] = []
+    crowds: list[tuple[int, ...]] = []
     for cluster in found:
         if len({digests[index] for index in cluster}) > 1:
             crowd = any(2 * count > whole[label] for label, count in labels(cluster).items())
