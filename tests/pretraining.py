@@ -25,7 +25,7 @@ from topwork.pretraining.stages import Progress
 from topwork.trunk.execution import Execution
 
 
-def drawings(count: int = 40, side: int = 8, *, grey: bool = False, seed: int = 0) -> np.ndarray:
+def drawings(count: int = 40, side: int = 8, *, gray: bool = False, seed: int = 0) -> np.ndarray:
     """Return images of bright bars on a dark ground, uint8 [n, side, side(, 3)]; the first half
     of them lie, the others stand."""
     rng = np.random.default_rng(seed)
@@ -37,7 +37,7 @@ def drawings(count: int = 40, side: int = 8, *, grey: bool = False, seed: int = 
             image[first : first + 2] = color
         else:
             image[:, first : first + 2] = color
-    return images[..., 0] if grey else images
+    return images[..., 0] if gray else images
 
 
 def tiny_material(
@@ -68,7 +68,7 @@ def tiny_material(
         seed: of everything.
         teacher: to learn from.
     """
-    images = drawings(grey=backbone == "topwork:dense") if images is None else images
+    images = drawings(gray=backbone == "topwork:dense") if images is None else images
     found = find_backbone(backbone)
     if arguments:
         spec = replace(found.spec, arguments={**found.spec.arguments, **arguments})

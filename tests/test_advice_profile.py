@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ from topwork.learn.targets import Targets
 from topwork.network.loading import load_backbone
 from topwork.trunk.execution import Execution
 from topwork.trunk.extraction import extract, prepare
+
+Array = np.ndarray
 
 
 def measured(pictures: Path, backbone: Path, **choices: Any):
@@ -143,15 +146,53 @@ def points_of(rights: list[float], sizes: list[int], n: int = 4000) -> list[Poin
 def test_the_forecast_reads_a_power_law_at_twice_the_images():
     sizes = [25, 50, 100, 200]
     errors = [0.6 * size**-0.4 for size in sizes]
-    gain, low, high = forecast(points_of([1 - e for e in errors], sizes), seed=0)
+    gain, low, high = forecast(points_of([1 - e for e in errors], sizes), np.arange(4000), seed=0)
     assert gain == pytest.approx(errors[-1] - 0.6 * 400**-0.4, abs=2e-3)
     assert low < gain < high
 
 
 def test_where_nothing_is_gained_nothing_is_expected():
-    gain, low, high = forecast(points_of([0.8, 0.8, 0.8], [50, 100, 200]), seed=0)
+    points = points_of([0.8, 0.8, 0.8], [50, 100, 200])
+    gain, low, high = forecast(points, np.arange(4000), seed=0)
     assert gain == pytest.approx(0, abs=1e-9)
     assert low <= 0 <= high < 0.03
+
+
+def test_the_forecast_of_numbers_is_not_pulled_up():
+    points = [
+        Point(size, size, Judged("regression", (), 0, np.arange(20), losses, None, {}, 5, 5, ()))
+        for size, losses in ((50, np.full(20, 0.04)), (100, np.full(20, 0.02)))
+    ]
+    exact = points[0].judged.losses
+    points.append(Point(200, 200, replace(points[0].judged, losses=exact / 4)))
+    assert forecast(points, np.arange(20), seed=0) == pytest.approx((0.005, 0.005, 0.005))
+    perfect = [Point(p.images, p.images, replace(p.judged, losses=0 * exact)) for p in points]
+    assert forecast(perfect, np.arange(20), seed=0)[0] == pytest.approx(0)
+
+
+@pytest.mark.parametrize("groups", [5, 10, 40])
+def test_the_forecast_covers_where_people_differ(groups):
+    """By single rows the interval covers half of the time for 10 people of 30 rows."""
+    generator = np.random.default_rng(0)
+
+    def errors(people: int) -> Array:
+        own = generator.beta(2, 6, people)
+        grown = own * 2.0 ** (0.15 * np.array([[2], [1], [0]]))
+        return np.minimum(grown * np.exp(generator.normal(0, 0.3, (3, people))), 0.95)
+
+    of_all = errors(40_000).mean(axis=1)
+    truth = of_all[-1] * (1 - (of_all[-1] / of_all[0]) ** 0.5)
+    own, covered = np.repeat(np.arange(groups), 300 // groups), 0
+    rows = np.arange(len(own))
+    for _ in range(40):
+        right = (generator.random(len(own)) >= errors(groups)[:, own]).astype(float)
+        points = [
+            Point(size, size, Judged("ridge", (), 0, rows, 1 - row, row, {}, 5, 5, ()))
+            for size, row in zip((75, 150, 300), right, strict=True)
+        ]
+        _, low, high = forecast(points, own, seed=0)
+        covered += low <= truth <= high
+    assert covered >= 33
 
 
 def test_the_learning_curve_rises_to_the_probe_on_all_labels():

@@ -19,7 +19,7 @@ from topwork.advice import trials
 from topwork.advice.candidates import Candidate, candidates
 from topwork.advice.profile import make_profile
 from topwork.advice.race import Race, race, winner
-from topwork.advice.standing import Standing, cheapest_of_the_best, standing_of
+from topwork.advice.standing import Standing, cheapest_of_the_best, errors_behind, standing_of
 from topwork.advice.textbook import SAYS, textbook
 from topwork.advice.trials import Division, Task, in_short, try_plan
 from topwork.advising import Measured, backbones_of, base_plan, measure
@@ -238,6 +238,21 @@ def test_the_cheapest_within_a_standard_error_of_the_best_is_taken():
     far = standing("far", 1, base + noise + 3.0 * 0.5 / np.sqrt(200))
     groups = np.arange(200)
     assert cheapest_of_the_best([dear, near, far], groups) is near
+
+
+def test_of_few_groups_other_rounds_say_little():
+    """Judged by other rows: each by what it gains over the champion, 2 groups each."""
+    generator, groups = np.random.default_rng(0), np.repeat(np.arange(4), 10)
+    first, second = (
+        standing_of(Candidate(name, Plan("any"), "", "", 1.0), 40) for name in ("first", "second")
+    )
+    for standing, rows, gain in ((first, slice(0, 20), 0.1), (second, slice(20, 40), 0.5)):
+        standing.champion_losses[rows] = 1.0
+        standing.losses[rows] = 1.0 - gain + generator.normal(0, 0.2, 20)
+    by_rows = errors_behind(first, second, np.arange(40))
+    assert 1.0 < errors_behind(first, second, groups) < 2.0 < by_rows
+    assert errors_behind(first, second, groups) == -errors_behind(second, first, groups)
+    assert errors_behind(first, second, np.zeros(40)) == 0.0
 
 
 @pytest.mark.parametrize(("errors", "taken"), [(1.5, "features"), (2.5, "trained")])

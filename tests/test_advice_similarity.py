@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file, save_file
+from scipy.stats import norm, t
 from torch import nn
 
 from networks import build, snapshot
@@ -414,7 +415,7 @@ def test_images_of_one_group_count_together() -> None:
     sums = (rises - rises.mean()).reshape(-1, 2).sum(1)
     pairs_seen = len(sums)
     error = math.sqrt(pairs_seen / (pairs_seen - 1) * (sums @ sums)) / COUNT
-    expected = rises.mean() / error
+    expected = norm.isf(t.sf(rises.mean() / error, pairs_seen - 1))
     assert shape.fall.errors == pytest.approx(expected)
     right = [judged.right[by_row] for judged in (best, top)]
     assert shape.fall.accuracy is not None
@@ -500,6 +501,11 @@ def test_one_answer_for_all_costs_what_it_costs() -> None:
     assert losses.tolist() == pytest.approx([-sum(map(math.log, row)) / 2 for row in shares])
     assert right is not None
     assert right.tolist() == [1.0, 0.5, 0.5, 1.0]
+    more = np.hstack([labels, np.float32([[0, 1]] * 4)])  # that no image has, and that each one has
+    assert of_one_answer(Targets("labels", more, ("wet", "cold", "no", "all")))[0] == pytest.approx(
+        losses
+    )
+    assert not of_one_answer(Targets("labels", more[:, 2:], ("no", "all")))[0].any()
     numbers = np.float32([[1, 7, 0], [2, 7, 1], [6, 7, 2]])
     losses, right = of_one_answer(Targets("numbers", numbers, ("a", "constant", "b")))
     assert right is None

@@ -308,6 +308,17 @@ def test_predict_a_folder_as_the_run_did(topwork, fitted, pictures) -> None:
         assert float(probability) == pytest.approx(float(row["probability"]), abs=2e-6)
 
 
+def test_a_name_that_the_terminal_cannot_show_ends_no_run(fitted, mixed) -> None:
+    Path(mixed[0]).rename("blåbär.png")
+    done = subprocess.run(
+        [sys.executable, "-m", "topwork", "predict", fitted.folder, "blåbär.png"],
+        capture_output=True,
+        env=os.environ | {"PYTHONIOENCODING": "ascii:strict"},
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.splitlines()[1].startswith(b"bl\\xe5b\\xe4r.png,")
+
+
 def test_predict_nothing_that_can_be_read(topwork, fitted, mixed) -> None:
     result = topwork("predict", fitted.folder, "1-broken.png")
     assert result.code == 2
@@ -323,7 +334,35 @@ def test_eval(topwork, fitted, pictures) -> None:
     found = strict_json(result.out)
     assert_headline(found, 24)
     assert found["test"] == strict_json(fitted.result.out)["test"]
-    assert (found["unreadable"], result.err) == (0, "")
+    assert (found["unreadable"], found["left_out"], result.err) == (0, [], "")
+    assert found["learned_from"] == 0
+
+
+def test_eval_says_that_images_were_learned_from(topwork, fitted, pictures, tmp_path) -> None:
+    result = topwork("eval", fitted.folder, pictures)
+    assert result.err == (
+        "48 of these images were there when the model was fitted, which flatters it; its own test"
+        " score is in the run's record.json\n"
+    )
+    found = strict_json(topwork("eval", fitted.folder / "model", pictures, "--json").out)
+    assert (found["learned_from"], found["n"]) == (48, 72)
+    alone = shutil.copytree(fitted.folder / "model", tmp_path / "alone")
+    assert strict_json(topwork("eval", alone, pictures, "--json").out)["learned_from"] is None
+
+
+def test_eval_names_what_it_leaves_out(topwork, fitted, pictures, tmp_path) -> None:
+    shutil.copytree(pictures / "test", tmp_path / "test")
+    rows = [f"test/{label}/{n:02}.png,{label}" for label in ("disc", "stripes") for n in range(10)]
+    table = tmp_path / "labels.csv"
+    table.write_text("\n".join(["path,label", *rows]))
+    result = topwork("eval", fitted.folder, table, "--json")
+    found = strict_json(result.out)
+    assert (found["n"], found["unreadable"]) == (16, 0)
+    missing = [f"test/{label}/{n:02}.png" for label in ("disc", "stripes") for n in (8, 9)]
+    assert found["left_out"] == [[name, "no such file"] for name in missing]
+    assert (
+        "not scored: test/disc/08.png: no such file\n" in topwork("eval", fitted.folder, table).err
+    )
 
 
 def test_eval_of_some_classes_with_a_broken_image(topwork, fitted, pictures, tmp_path) -> None:
@@ -335,7 +374,8 @@ def test_eval_of_some_classes_with_a_broken_image(topwork, fitted, pictures, tmp
     assert_headline(found, 16)
     assert found["unreadable"] == 1
     result = topwork("eval", fitted.folder, tmp_path)
-    assert result.err == "1 images cannot be read and are not scored\n"
+    assert result.err.startswith(f"not scored: {found['left_out'][0][0]}: ")
+    assert len(result.err.splitlines()) == 1
     assert re.search(r"^ accuracy +[01]\.\d+ .* 16", result.out, re.M)
 
 

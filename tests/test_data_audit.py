@@ -238,7 +238,7 @@ def test_another_picture_is_none(alter):
     assert audit(image_set(files)).near_duplicates == ()
 
 
-def test_the_same_grey_in_another_color_is_another_picture():
+def test_the_same_gray_in_another_color_is_another_picture():
     files = plenty("train", "test")
     muted = np.asarray(scene(7)) // 2 + 64
     tinted = muted + np.array([20, 0, -52])  # the luma stays
@@ -252,10 +252,10 @@ def test_flat_and_faint_images_do_not_match_each_other():
     files = plenty("train", "test")
     generator = np.random.default_rng(0)
     for side in ("train", "test"):
-        for grey in (0, 100, 101, 255):
-            flat = np.full((32, 32, 3), grey, np.int16)
+        for gray in (0, 100, 101, 255):
+            flat = np.full((32, 32, 3), gray, np.int16)
             faint = (flat + generator.integers(-6, 7, flat.shape)).clip(0, 255).astype(np.uint8)
-            files[f"{side}/a/faint{grey}.png"] = encoded(Image.fromarray(faint))
+            files[f"{side}/a/faint{gray}.png"] = encoded(Image.fromarray(faint))
     files["train/a/flat.png"] = encoded(Image.new("RGB", (32, 32), "gray"))
     files["test/a/flat.png"] = encoded(Image.new("RGB", (40, 40), "gray"))
     assert audit(image_set(files)).near_duplicates == ()
@@ -263,16 +263,16 @@ def test_flat_and_faint_images_do_not_match_each_other():
 
 def brute_force(miniatures: np.ndarray, taking_part: np.ndarray) -> list[list[int]]:
     """Near pairs by the written rule, every image against every other."""
-    grey = np.rint(miniatures @ np.array([0.299, 0.587, 0.114]))
-    hashes = duplicates.perceptual_hashes(grey.astype(np.uint8)).tolist()
-    grey = grey.reshape(len(miniatures), -1)
-    variance = grey.var(axis=1)
+    gray = np.rint(miniatures @ np.array([0.299, 0.587, 0.114]))
+    hashes = duplicates.perceptual_hashes(gray.astype(np.uint8)).tolist()
+    gray = gray.reshape(len(miniatures), -1)
+    variance = gray.var(axis=1)
     color = np.rint(miniatures.mean(axis=(1, 2)))
     found = []
     for one, other in itertools.combinations(np.flatnonzero(taking_part).tolist(), 2):
         if min(variance[one], variance[other]) < 16:
             continue
-        if ((grey[one] - grey[other]) ** 2).mean() > 0.004 * (variance[one] + variance[other]) / 2:
+        if ((gray[one] - gray[other]) ** 2).mean() > 0.004 * (variance[one] + variance[other]) / 2:
             continue
         flips = (hashes[one] ^ hashes[other]).bit_count()
         if flips <= 7 and np.abs(color[one] - color[other]).max() <= 8:
@@ -307,10 +307,10 @@ def test_the_search_finds_what_brute_force_finds():
 
 def test_the_search_survives_the_smallest_sets():
     for count in range(3):
-        grey = np.zeros((count, 16, 16), np.uint8)
-        grey[:, :8] = 200
+        gray = np.zeros((count, 16, 16), np.uint8)
+        gray[:, :8] = 200
         everyone = np.ones(count, bool)
-        found = duplicates.near_pairs(grey, np.zeros((count, 3), np.uint8), everyone)
+        found = duplicates.near_pairs(gray, np.zeros((count, 3), np.uint8), everyone)
         assert found.tolist() == ([[0, 1]] if count == 2 else [])
         assert duplicates.across_sides(found, np.zeros(count, np.int8)) == []
         assert duplicates.clusters(found, everyone) == ([(0, 1)] if count == 2 else [])

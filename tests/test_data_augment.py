@@ -176,8 +176,8 @@ def test_bands_are_drawn_alike() -> None:
     bands = noise(60, 50).split()
     colors = render_view(noise(60, 50), SMALL, View(2), DIGEST)
     np.testing.assert_array_equal(render_view(bands, SMALL, View(2), DIGEST), colors)
-    grey = render_view(bands[1], SMALL, View(2), DIGEST)
-    np.testing.assert_array_equal(grey, colors[:, :, 1:2])
+    gray = render_view(bands[1], SMALL, View(2), DIGEST)
+    np.testing.assert_array_equal(gray, colors[:, :, 1:2])
 
 
 def test_views_of_files(pictures: Path) -> None:

@@ -1,4 +1,4 @@
-"""Pictures of other than three channels: grey and bands, from files and from arrays."""
+"""Pictures of other than three channels: gray and bands, from files and from arrays."""
 
 import io
 

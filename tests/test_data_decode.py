@@ -160,7 +160,7 @@ def test_whatever_reading_exif_raises_does_not_cost_the_image(monkeypatch):
 
 
 @pytest.mark.parametrize("format", ["PNG", "TIFF", "PPM"])
-def test_16_bit_grey_is_scaled_not_clipped(format):
+def test_16_bit_gray_is_scaled_not_clipped(format):
     values = np.arange(0, 65536, 17, dtype=np.uint16)[: 60 * 64].reshape(60, 64)
     expected = np.rint(values / 257).astype(np.uint8)
     result = pixels(encoded(Image.fromarray(values), format))
@@ -210,8 +210,8 @@ def test_transparency_of_all_kinds_is_laid_on_white():
         data = encoded(palette, format, transparency=1)
         assert pixels(data)[0].tolist() == [[10, 20, 30], [255, 255, 255]]
 
-    grey = Image.fromarray(np.array([[5, 9]], dtype=np.uint8))
-    assert pixels(encoded(grey, "PNG", transparency=9))[0].tolist() == [[5] * 3, [255] * 3]
+    gray = Image.fromarray(np.array([[5, 9]], dtype=np.uint8))
+    assert pixels(encoded(gray, "PNG", transparency=9))[0].tolist() == [[5] * 3, [255] * 3]
     deep = Image.fromarray(np.array([[257, 514]], dtype=np.uint16))
     assert pixels(encoded(deep, "PNG", transparency=514))[0].tolist() == [[1] * 3, [255] * 3]
     with_alpha = Image.fromarray(np.array([[[9, 255], [9, 0]]], dtype=np.uint8), "LA")

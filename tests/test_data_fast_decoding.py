@@ -247,12 +247,12 @@ def test_other_orientations_mean_upright(orientation):
 
 
 @pytest.mark.parametrize("view", [PLAIN, View(3)])
-def test_grey_as_colors_and_colors_as_grey(view):
-    grey = BICUBIC.adapted(None, 1)
+def test_gray_as_colors_and_colors_as_gray(view):
+    gray = BICUBIC.adapted(None, 1)
     for image in (smooth(150, 110), smooth(150, 110).convert("L")):
         for format in ("JPEG", "PNG"):
             data = encoded(image, format)
-            for preprocessing in (BICUBIC, grey):
+            for preprocessing in (BICUBIC, gray):
                 difference = distance(
                     fast(data, preprocessing, view), exact(data, preprocessing, view)
                 )

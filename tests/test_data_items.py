@@ -5,6 +5,7 @@ import os
 import pickle
 import struct
 import sys
+import warnings
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -492,6 +493,25 @@ def test_several_label_columns_are_indicators(tmp_path):
     assert "column 'wet' holds '2' in row 2" in refusal(path, label_columns=["wet", "cold"])
 
 
+def test_columns_of_0_and_1_are_labels_where_there_is_no_label_column(tmp_path):
+    fill(tmp_path, "1.png", "2.png", "3.png")
+    text = (
+        "Split,image,wet,cold,group\ntrain,1.png,1,0,a\ntrain,2.png,True,1.0,a\ntest,3.png,0,,b\n"
+    )
+    images = open_images(table(tmp_path / "d.csv", text))
+    assert images.multilabel
+    assert images.classes == ("cold", "wet")
+    assert [(i.labels, i.split, i.group) for i in images.items] == [
+        (("wet",), "train", "a"),
+        (("wet", "cold"), "train", "a"),
+    ]
+    assert images.skipped == (("3.png", "blank label"),)
+    labeled = table(tmp_path / "d.csv", "path,label,wet,cold\n1.png,a,1,0\n2.png,b,0,1\n")
+    assert not open_images(labeled).multilabel
+    for other in ("path,wet,cold\n1.png,1,0\n2.png,2,0\n", "path,wet\n1.png,1\n2.png,0\n"):
+        assert "no column for the label" in refusal(table(tmp_path / "d.csv", other))
+
+
 def test_several_names_in_one_cell_are_divided_where_asked_for(tmp_path):
     fill(tmp_path, "1.png", "2.png", "3.png", "4.png")
     text = "path,label\n1.png,wet; cold;wet\n2.png,dark\n3.png,\n4.png,;\n"
@@ -629,3 +649,43 @@ def test_real_data_sets_are_listed_whole():
         images = open_images(SHARED / name)
         assert (len(images), len(images.classes), images.skipped) == (count, classes, ())
         assert decode(images.read(count - 1), name).mode == "RGB"
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (
+            "1.png,bear, brown\n2.png,cat\n",
+            "row 1 has 3 cells, the header 2; quote what holds a ','",
+        ),
+        ('1.png,a\n2.png,"b\n3.png,a\n', "cannot be read as CSV (unexpected end of data); mend"),
+    ],
+)
+def test_cells_that_would_merge_classes_are_refused(tmp_path, rows, message):
+    fill(tmp_path, "1.png", "2.png", "3.png")
+    assert message in refusal(table(tmp_path / "d.csv", "path,label\n" + rows))
+
+
+def test_a_column_called_split_that_names_no_side_is_refused(tmp_path):
+    fill(tmp_path, "1.png", "2.png")
+    path = table(tmp_path / "d.csv", "path,label,split\n1.png,a,trn\n2.png,b,tst\n")
+    assert "column 'split' holds 'trn' in row 1; give train, val or test" in refusal(path)
+
+
+def test_zips_with_dots_and_repeats(tmp_path):
+    path = tmp_path / "z.zip"
+    with zipfile.ZipFile(path, "w") as archive, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for name in ("./a/1.png", "./b/2.png", "./b/2.png"):
+            archive.writestr(name, b"png")
+    images = open_images(path)
+    assert [item.name for item in images.items] == ["a/1.png", "b/2.png"]
+    assert images.skipped == (("b/2.png", "several times in the archive; the last is taken"),)
+
+
+def test_what_to_do_with_a_manifest_in_a_zip(tmp_path):
+    path = tmp_path / "z.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("images/1.png", b"png")
+        archive.writestr("labels.csv", b"path,label")
+    assert "if it has a manifest, give that: unpacked, labels.csv" in refusal(path)

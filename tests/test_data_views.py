@@ -56,8 +56,8 @@ def test_strips_are_timms_too(width, height):
 
 def waves(width: int, height: int) -> Image.Image:
     rows, columns = np.mgrid[:height, :width]
-    grey = 128 + 60 * np.sin(rows / 5) + 60 * np.sin(columns / 5)
-    return Image.fromarray(np.stack([grey, 255 - grey, grey / 2], axis=-1).astype(np.uint8))
+    gray = 128 + 60 * np.sin(rows / 5) + 60 * np.sin(columns / 5)
+    return Image.fromarray(np.stack([gray, 255 - gray, gray / 2], axis=-1).astype(np.uint8))
 
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "lanczos"])

@@ -196,6 +196,8 @@ def test_the_temperature_of_what_is_kept_lies_in_the_shipped_head(head, backbone
     shipped = evaluate_model(tmp_path / "run" / "model", held_out)
     assert shipped["n"] == trained["held_out"] > 0
     assert shipped["test"]["log_loss"]["value"] == pytest.approx(best["loss"], rel=1e-3)
+    grouped = replace(held_out, items=tuple(replace(i, group="one") for i in held_out.items))
+    assert evaluate_model(tmp_path / "run" / "model", grouped)["test"]["groups"] == 1
 
 
 def test_a_class_without_training_images_still_never_wins(backbone, tmp_path):
@@ -398,7 +400,7 @@ def test_a_head_solved_on_several_views_counts_images(pictures, backbone, tmp_pa
 
 
 def brightness_set(kind: str) -> ImageSet:
-    """Return flat grey images whose labels follow from their brightness."""
+    """Return flat gray images whose labels follow from their brightness."""
     generator = np.random.default_rng(3)
     levels = generator.integers(0, 256, 80)
     pictures = {}

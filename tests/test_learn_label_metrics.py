@@ -182,6 +182,62 @@ def test_numbers_that_are_all_the_same_have_no_r2():
     assert report["mean_absolute_error"]["value"] == pytest.approx(0.1)
 
 
+def test_r2_is_the_mean_over_numbers_that_vary():
+    generator = np.random.default_rng(0)
+    varying = generator.normal(size=(30, 1))
+    numbers = np.hstack([varying, np.full((30, 1), 7.0)])
+    predicted = numbers + 0.3 * generator.normal(size=(30, 2))
+    report = evaluate_numbers(predicted, numbers, ["age", "rooms"])
+    alone = evaluate_numbers(predicted[:, :1], varying, ["age"])
+    assert report["r2"] == alone["r2"] == report["per_number"][0]["r2"]
+    assert report["per_number"][1]["r2"]["value"] is None
+    assert report["mean_absolute_error"]["value"] == pytest.approx(
+        np.abs(predicted - numbers).mean()
+    )
+
+
+def test_resamples_of_groups_hold_them_whole():
+    groups = np.array(["b", "a", "b", "c", "a", "b"])
+    times = np.concatenate(list(bootstrap.drawn(6, 500, 0, groups)))
+    for group in "abc":
+        own = times[:, groups == group]
+        assert (own == own[:, :1]).all()
+    assert (times[:, [0, 1, 3]].sum(axis=1) == 3).all()
+    assert times.mean(axis=0) == pytest.approx(np.ones(6), abs=0.12)
+    ones = np.concatenate(list(bootstrap.drawn(6, 500, 0, np.zeros(6))))
+    assert np.array_equal(ones, np.concatenate(list(bootstrap.drawn(6, 500, 0))))
+
+
+def test_labels_and_numbers_of_20_people_are_not_those_of_400(monkeypatch):
+    monkeypatch.setattr(bootstrap, "MOST_RESAMPLES", 200)
+    generator = np.random.default_rng(0)
+    groups = np.repeat(np.arange(20), 20)
+    covered = np.zeros((3, 2))
+    for seed in range(150):
+        own = generator.exponential(size=20)[groups]  # how far off one is, person by person
+        errors = own * generator.choice([-1, 1], size=400)
+        right = generator.random(400) < generator.beta(8, 2, size=20)[groups]
+        true = generator.integers(0, 2, size=400)
+        said = np.where(right, true, 1 - true)[:, None]
+        for column, given_groups in enumerate((None, groups)):
+            numbers = evaluate_numbers(
+                errors[:, None], np.zeros((400, 1)), ["x"], seed=seed, groups=given_groups
+            )
+            labels = evaluate_labels(said, true[:, None], ["wet"], seed=seed, groups=given_groups)
+            for row, (number, truth) in enumerate(
+                (
+                    (numbers["mean_absolute_error"], 1.0),
+                    (labels["label_accuracy"], 0.8),
+                    (labels["exact_match"], 0.8),
+                )
+            ):
+                low, high = number["interval"]
+                covered[row, column] += low <= truth <= high
+    assert (covered[:, 0] / 150 < 0.8).all()
+    assert (covered[:, 1] / 150 >= 0.86).all()
+    assert numbers["groups"] == labels["groups"] == 20
+
+
 def test_a_percentile_interval_covers_the_truth_about_95_times_in_100():
     generator = np.random.default_rng(0)
     covered = 0

@@ -13,7 +13,7 @@ from scipy.stats import binomtest
 from sklearn import metrics as oracle
 
 from topwork.errors import DataError
-from topwork.learn.metrics import evaluate, mean_proportion, proportion, wilson
+from topwork.learn.metrics import evaluate, mean_proportion, proportion, share, wilson
 
 
 def draw(n: int, c: int, seed: int) -> tuple[np.ndarray, np.ndarray, list[str]]:
@@ -118,7 +118,7 @@ def test_every_interval_holds_its_value_and_the_report_is_plain_data():
     assert evaluate(probabilities, labels, classes) == report
 
 
-def test_wilson_and_mover_cover_the_truth_about_95_times_in_100():
+def test_wilson_covers_the_truth_about_95_times_in_100_and_of_a_mean_no_less():
     generator = np.random.default_rng(0)
     counts, truths = np.array([8, 30, 60]), np.array([0.97, 0.9, 0.8])
     draws = generator.binomial(counts, truths, size=(3000, 3))
@@ -128,22 +128,133 @@ def test_wilson_and_mover_cover_the_truth_about_95_times_in_100():
         covered[0] += low <= truths.mean() <= high
         low, high = wilson(int(successes[1]), 30)
         covered[1] += low <= truths[1] <= high
-    assert 0.93 <= covered[0] / 3000 <= 0.985
+    assert 0.93 <= covered[0] / 3000 <= 0.995  # the wider of two
     assert 0.93 <= covered[1] / 3000 <= 0.985
 
 
-def test_mover_is_its_formula_and_keeps_its_width_at_100_percent():
+def test_balanced_accuracy_has_the_wider_of_two_intervals_also_at_100_percent():
     successes, counts = np.array([3, 20]), np.array([4, 25])
     (l1, u1), (l2, u2) = wilson(3, 4), wilson(20, 25)
     mean = (0.75 + 0.8) / 2
     low = mean - math.hypot(0.75 - l1, 0.8 - l2) / 2
     high = mean + math.hypot(u1 - 0.75, u2 - 0.8) / 2
     result = mean_proportion(successes, counts)
-    assert result["interval"] == pytest.approx([low, high])
+    effective = 4 / (1 / 4 + 1 / 25)
+    wider = wilson(mean * effective, effective)
+    assert wider[0] < low < high < wider[1]
+    assert result["interval"] == pytest.approx(wider)
+    certain = mean_proportion(np.array([950, 25]), np.array([950, 50]))["interval"]
+    (l1, _), (l2, u2) = wilson(950, 950), wilson(25, 50)
+    assert certain[0] == pytest.approx(0.75 - math.hypot(1 - l1, 0.5 - l2) / 2)
+    assert certain[1] == pytest.approx(0.75 + (u2 - 0.5) / 2)
     perfect = mean_proportion(np.array([10, 10]), np.array([10, 10]))
     assert perfect["interval"][0] < 0.9
     assert perfect["interval"][1] == 1.0
     assert mean_proportion(np.array([7]), np.array([9]))["interval"] == pytest.approx(wilson(7, 9))
+
+
+@pytest.mark.parametrize(
+    ("counts", "truths"),
+    [
+        ([3] * 102, [0.9] * 102),
+        ([20] * 12, [0.92] * 12),
+        ([950, 50], [0.99, 0.5]),
+        ([95, 5], [0.99, 0.6]),
+        (np.arange(1, 31), np.linspace(0.75, 1.0, 30)),
+    ],
+)
+def test_balanced_accuracy_is_covered_with_many_classes_or_few_images(counts, truths):
+    generator = np.random.default_rng(0)
+    counts, truths = np.array(counts), np.array(truths)
+    draws = generator.binomial(counts, truths, size=(1000, len(counts)))
+    found = [mean_proportion(successes, counts)["interval"] for successes in draws]
+    assert np.mean([low <= truths.mean() <= high for low, high in found]) >= 0.93
+
+
+def people(count: int, photos: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return probabilities that are right about some people more than others, labels and groups."""
+    generator = np.random.default_rng(seed)
+    skill = np.repeat(generator.beta(8, 2, size=count), photos)
+    labels = generator.integers(0, 2, size=count * photos)
+    said = np.where(generator.random(count * photos) < skill, labels, 1 - labels)
+    own = np.repeat(np.arange(count), photos)
+    shuffled = generator.permutation(len(own))
+    return np.eye(2)[said][shuffled] * 0.6 + 0.2, labels[shuffled], own[shuffled]
+
+
+def test_images_of_20_people_are_not_taken_as_600_people(monkeypatch):
+    monkeypatch.setattr("topwork.learn.bootstrap.MOST_RESAMPLES", 200)
+    loss = -0.8 * math.log(0.8) - 0.2 * math.log(0.2)
+    truths = {"accuracy": 0.8, "balanced_accuracy": 0.8, "log_loss": loss}
+    covered, alone = dict.fromkeys(truths, 0), 0
+    for seed in range(200):
+        probabilities, labels, groups = people(20, 30, seed)
+        found = evaluate(probabilities, labels, ["a", "b"], groups=groups)
+        assert found["groups"] == 20
+        for metric, truth in truths.items():
+            low, high = found[metric]["interval"]
+            covered[metric] += low <= truth <= high
+        low, high = wilson(round(600 * found["accuracy"]["value"]), 600)
+        alone += low <= 0.8 <= high
+    assert alone / 200 < 0.75
+    assert min(covered.values()) / 200 >= 0.88
+    assert max(covered.values()) / 200 <= 0.99
+
+
+@pytest.mark.parametrize("count", [3, 5, 10])
+def test_few_people_are_taken_as_few(count):
+    covered = 0
+    for seed in range(400):
+        probabilities, labels, groups = people(count, 30, seed)
+        low, high = share(probabilities.argmax(axis=1) == labels, groups)["interval"]
+        covered += low <= 0.8 <= high
+    assert covered / 400 >= 0.9
+
+
+def test_groups_that_do_not_matter_hardly_widen():
+    generator = np.random.default_rng(0)
+    right, groups = generator.random(2000) < 0.9, np.repeat(np.arange(500), 4)
+    (low, high), (low_alone, high_alone) = (share(right, own)["interval"] for own in (groups, None))
+    assert high_alone - low_alone <= high - low < 1.15 * (high_alone - low_alone)
+
+
+def test_the_design_effect_at_its_ends():
+    right = np.random.default_rng(0).random(60) < 0.8
+    everyone = np.arange(60)
+    assert share(right, everyone) == share(right, None) == proportion(int(right.sum()), 60)
+    one = share(right, np.zeros(60))  # one person: as of a single image
+    assert one["interval"] == pytest.approx(wilson(right.mean(), 1))
+    assert one["n"] == 60
+    twins = np.repeat(right, 10), np.repeat(everyone, 10)
+    low, high = share(*twins)["interval"]  # copies tell nothing
+    assert low < wilson(int(right.sum()), 60)[0]
+    assert high > wilson(int(right.sum()), 60)[1]
+    assert high - low == pytest.approx(np.diff(wilson(int(right.sum()), 60))[0], rel=0.04)
+    # Of two people whose photos are all right, nobody knows how much people differ.
+    assert share(np.ones(60, bool), np.repeat([0, 1], 30))["interval"][0] < 0.5
+
+
+def test_groups_of_one_change_nothing_and_names_do_not_matter():
+    probabilities, labels, classes = draw(50, 2, 3)
+    plain = evaluate(probabilities, labels, classes)
+    assert evaluate(probabilities, labels, classes, groups=np.arange(50)[::-1]) == plain
+    named = np.array([f"person {row // 5}" for row in range(50)])
+    found = evaluate(probabilities, labels, classes, groups=named)
+    assert found == evaluate(probabilities, labels, classes, groups=np.arange(50) // 5)
+    assert found["groups"] == 10
+    assert "groups" not in plain
+    alone = evaluate(probabilities, labels, classes, groups=np.zeros(50))
+    assert alone["log_loss"] == plain["log_loss"]  # of one group only its rows can be drawn
+
+
+def test_a_perfect_ranking_of_few_images_is_not_certain():
+    probabilities = np.array([[0.9, 0.1], [0.8, 0.2], [0.7, 0.3], [0.4, 0.6]])
+    found = evaluate(probabilities, np.array([0, 0, 0, 1]), ["a", "b"])
+    for metric in ("roc_auc", "average_precision"):
+        assert found[metric]["value"] == 1.0
+        assert found[metric]["interval"] == pytest.approx([wilson(1, 1)[0], 1.0])
+    two = evaluate(probabilities, np.array([0, 0, 1, 1]), ["a", "b"])
+    assert two["roc_auc"]["interval"] == pytest.approx([wilson(2, 2)[0], 1.0])
 
 
 def test_absent_classes_are_named_and_not_averaged():

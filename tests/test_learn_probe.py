@@ -17,6 +17,8 @@ from topwork.errors import DataError, UsageError
 from topwork.learn import judging
 from topwork.learn.folds import label_strata, number_strata, stratified_folds
 from topwork.learn.heads import CLASS_KINDS, NEVER, fit_head
+from topwork.learn.judging import judge, judge_divisions
+from topwork.learn.metrics import wilson
 from topwork.learn.probe import probe
 from topwork.learn.temperature import as_two_classes, fit_temperature, log_loss
 
@@ -219,6 +221,37 @@ def test_groups_keep_copies_from_flattering():
     codes, labels, groups = np.tile(codes, (4, 1)), np.tile(labels, 4), np.tile(np.arange(40), 4)
     assert probe(codes, labels, 2).out_of_fold["value"] > 0.95
     assert probe(codes, labels, 2, groups=groups).out_of_fold["value"] < 0.75
+
+
+def test_photos_of_few_people_are_not_as_many_people():
+    generator = np.random.default_rng(0)
+    people = np.repeat(np.arange(12), 20)
+    labels = people % 2
+    codes = labels[:, None] + 0.9 * generator.normal(size=(12, 4))[people]
+    codes += 0.2 * generator.normal(size=codes.shape)
+    found = judge(codes, labels, 2, groups=people).out_of_fold
+    right = found["value"]
+    assert 0.5 < right < 1.0
+    assert found["n"] == 240
+    low, high = wilson(round(240 * right), 240)
+    assert found["interval"][1] - found["interval"][0] > 2 * (high - low)
+    alone = judge(codes, labels, 2, groups=np.arange(240)).out_of_fold
+    assert alone["interval"] == pytest.approx(wilson(round(240 * alone["value"]), 240))
+    for kind, targets in (("sigmoid", np.eye(2)[labels]), ("regression", codes[:, :1] ** 2)):
+        parts = [
+            judge_divisions(
+                codes,
+                targets,
+                targets.shape[1],
+                [(np.flatnonzero(people < 6), np.flatnonzero(people > 5))],
+                kind=kind,
+                path=[0.1],
+                groups=groups,
+            ).out_of_fold
+            for groups in (None, people)
+        ]
+        widths = [np.diff(part["interval"])[0] for part in parts]
+        assert widths[1] > 1.5 * widths[0]
 
 
 def test_many_rows_mean_fewer_folds_and_say_so(monkeypatch):

@@ -37,7 +37,7 @@ SMALL = {"arguments": {"widths": [12, 8]}, "phase": {"epochs": 2, "batch": 10}}
 @pytest.fixture
 def npz(tmp_path: Path) -> Path:
     """Return an .npz of bars that lie and bars that stand, the last eight to test with."""
-    images = drawings(48, grey=True)
+    images = drawings(48, gray=True)
     labels = np.repeat([0, 1], 24)
     order = np.random.default_rng(1).permutation(48)
     train, test = order[:40], order[40:]

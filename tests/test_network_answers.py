@@ -112,17 +112,17 @@ def test_numbers(loaded):
 @pytest.mark.parametrize("channels", [1, 4, 5])
 def test_images_with_the_bands_that_the_network_takes(channels):
     plan = Plan(BACKBONE, kept="layer1", reused="input", frozen_random=True, channels=channels)
-    grey = predictor(load_backbone(find_backbone(BACKBONE), plan, seed=0), "softmax", 2, ("a", "b"))
+    gray = predictor(load_backbone(find_backbone(BACKBONE), plan, seed=0), "softmax", 2, ("a", "b"))
     bands = np.random.default_rng(1).integers(0, 256, (3, 32, 32, channels), dtype=np.uint8)
-    view = grey.opened.preprocessing
+    view = gray.opened.preprocessing
     mean, std = (np.array(values, np.float32) for values in (view.mean, view.std))
     images = torch.from_numpy((bands / np.float32(255) - mean) / std).permute(0, 3, 1, 2)
     with torch.no_grad():
-        expected = torch.softmax(grey.opened.model(images).double(), 1).numpy()
-    np.testing.assert_allclose(grey.predict_proba(bands), expected, atol=1e-5)
+        expected = torch.softmax(gray.opened.model(images).double(), 1).numpy()
+    np.testing.assert_allclose(gray.predict_proba(bands), expected, atol=1e-5)
     if channels > 1:
         with pytest.raises(ImageError, match=f"array: has 3 bands, the network takes {channels}"):
-            grey.predict(PIXELS)
+            gray.predict(PIXELS)
 
 
 def test_a_truncated_file_is_named_whichever_way_it_comes(loaded, tmp_path):

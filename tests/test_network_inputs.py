@@ -233,7 +233,7 @@ OTHERS = [
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_networks_without_such_an_argument_are_adapted_too(name: str, tmp_path: Path) -> None:
-    """A grey image gives what its copies gave, a doubled one what it gave before."""
+    """A gray image gives what its copies gave, a doubled one what it gave before."""
     network = find_backbone(name).spec.build()
     file = tmp_path / "weights.safetensors"
     save_file(network.state_dict(), file)
@@ -251,13 +251,13 @@ def test_networks_without_such_an_argument_are_adapted_too(name: str, tmp_path: 
         assert built.state_dict().keys() == network.state_dict().keys()
 
 
-def test_a_grey_photo_gives_what_its_rgb_copy_gave(tmp_path: Path) -> None:
+def test_a_gray_photo_gives_what_its_rgb_copy_gave(tmp_path: Path) -> None:
     folder = source(tmp_path / "source", "test_resnet", (64, 64))  # its three means are equal
-    grey, rgb = loaded(folder, channels=1), loaded(folder)
+    gray, rgb = loaded(folder, channels=1), loaded(folder)
     pixels = np.random.default_rng(3).integers(0, 256, (2, 64, 64, 1), dtype=np.uint8)
     with torch.no_grad():
-        ours = same_but_for(grey, rgb.chain.network, "conv1.0.weight")
-        found = ours(to_tensor(pixels, grey.backbone.preprocessing))
+        ours = same_but_for(gray, rgb.chain.network, "conv1.0.weight")
+        found = ours(to_tensor(pixels, gray.backbone.preprocessing))
         copies = to_tensor(pixels.repeat(3, axis=3), rgb.backbone.preprocessing)
         assert_close(found, rgb.chain.network(copies))
 

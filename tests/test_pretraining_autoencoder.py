@@ -326,9 +326,9 @@ def test_recipes_that_make_no_sense(changes: dict, message: str) -> None:
     assert str(error.value) == message
 
 
-def test_grey_pixels_of_a_dense_stack_are_rebuilt_as_probabilities(tmp_path: Path) -> None:
+def test_gray_pixels_of_a_dense_stack_are_rebuilt_as_probabilities(tmp_path: Path) -> None:
     recipe = AutoencoderRecipe(phase=replace(PHASE, epochs=1))
-    images = drawings(grey=True)
+    images = drawings(gray=True)
     dense = trained(tiny_material(tmp_path / "a", recipe, images=images, **DENSE), recipe)
     nats = 1.2 * np.log(2) * 64  # about 64 pixels told as one half; a squared error is about 1
     assert 20 < dense[0].loss < nats

@@ -26,8 +26,8 @@ from topwork.pretraining.contrastive import (
 )
 from topwork.pretraining.random_views import MILD, RandomViews, Strength, random_views
 
-CROPS = Strength(least_area=0.2, jitter=0, hue=0, grey=0)
-COLORS = Strength(least_area=1, flip=False, jitter=0.4, hue=0.1, grey=0.2)
+CROPS = Strength(least_area=0.2, jitter=0, hue=0, gray=0)
+COLORS = Strength(least_area=1, flip=False, jitter=0.4, hue=0.1, gray=0.2)
 LUMA = torch.tensor([0.299, 0.587, 0.114])
 SHORT = Phase(epochs=2, batch=12, optimizer="adamw", rate=1e-3)
 
@@ -92,7 +92,7 @@ def test_crops_are_what_pillow_resizes() -> None:
 def test_colors_are_changed_as_torchvision_does() -> None:
     torch.manual_seed(0)
     images = 0.4 + 0.2 * torch.rand(200, 3, 6, 6)
-    views = random_views(images, Strength(1, False, jitter=0.4, hue=0, grey=0))
+    views = random_views(images, Strength(1, False, jitter=0.4, hue=0, gray=0))
     unchanged = 0
     for image, view in zip(images, views, strict=True):
         matrix, shift = color_map(image, view)
@@ -118,10 +118,10 @@ def color_map(image: Tensor, view: Tensor) -> tuple[Tensor, Tensor]:
     return solved[:3].T, solved[3]
 
 
-def test_hue_and_grey() -> None:
+def test_hue_and_gray() -> None:
     torch.manual_seed(0)
     images = 0.4 + 0.2 * torch.rand(400, 3, 6, 6)
-    turned = random_views(images, Strength(1, False, jitter=0, hue=0.1, grey=0))
+    turned = random_views(images, Strength(1, False, jitter=0, hue=0.1, gray=0))
     luma = torch.einsum("c,nchw->nhw", LUMA, images)
     torch.testing.assert_close(torch.einsum("c,nchw->nhw", LUMA, turned), luma)
     turns = []
@@ -134,7 +134,7 @@ def test_hue_and_grey() -> None:
     flat = images.mean(1, keepdim=True).expand(-1, 3, -1, -1)
     torch.testing.assert_close(random_views(flat, Strength(1, False, 0, 0.1, 0.5)), flat)
 
-    some = random_views(images, Strength(1, False, jitter=0, hue=0, grey=0.2))
+    some = random_views(images, Strength(1, False, jitter=0, hue=0, gray=0.2))
     gray = (some - luma[:, None]).abs().amax((1, 2, 3)) < 1e-5
     assert 0.15 < float(gray.float().mean()) < 0.25
     torch.testing.assert_close(some[~gray], images[~gray])
@@ -150,8 +150,8 @@ def test_views_follow_the_seed_and_leave_other_channels_their_colors() -> None:
     assert drawn[0].shape == images.shape
     assert not torch.equal(random_views(images), drawn[0])
     assert 0 <= float(drawn[0].min()) <= float(drawn[0].max()) <= 1
-    grey = torch.rand(5, 1, 8, 8) - 3  # would be cut off at 0, were its colors changed
-    assert torch.equal(random_views(grey, COLORS), grey)
+    gray = torch.rand(5, 1, 8, 8) - 3  # would be cut off at 0, were its colors changed
+    assert torch.equal(random_views(gray, COLORS), gray)
     with torch.autocast("cpu", torch.bfloat16):
         torch.manual_seed(3)
         assert torch.equal(random_views(images), drawn[0])

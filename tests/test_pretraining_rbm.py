@@ -285,7 +285,7 @@ def test_trained_machines_reconstruct_images_that_they_never_saw(tmp_path: Path)
 
 
 def test_gaussian_units_take_the_variance_of_the_pixels_and_learn(tmp_path: Path) -> None:
-    images = drawings(200, grey=True)
+    images = drawings(200, gray=True)
     recipe = RECIPE.changed({"phase": {"epochs": 40}, "visible": "gaussian"})
     material = stack(tmp_path, recipe, images=images, arguments={"widths": [40]})
     inputs, _ = material.inputs(material.chain.cuts[0], 1)
@@ -326,7 +326,7 @@ def test_only_stacks_of_sigmoid_layers_are_trained(
     ("changes", "message"),
     [
         ({"steps": 0}, "steps is 0"),
-        ({"visible": "grey"}, "known are auto, binary, gaussian"),
+        ({"visible": "gray"}, "known are auto, binary, gaussian"),
         ({"sparsity": 1.5}, "between 0 and 1"),
         ({"sparsity_cost": -1.0}, "not negative"),
     ],

@@ -22,6 +22,8 @@ from reports import HOSTILE, made_up, scored
 from topwork.data.augment import PLAIN, View
 from topwork.data.loading import read_view
 from topwork.errors import DataError, UsageError
+from topwork.learn.ranking import rank
+from topwork.learn.targets import Targets
 from topwork.report.evidence import calibration, evidence_of, judge_each
 from topwork.report.markdown import escaped
 from topwork.report.page import (
@@ -33,9 +35,9 @@ from topwork.report.page import (
     render_page,
     write_report,
 )
-from topwork.report.record import results
+from topwork.report.record import given_groups, results
 from topwork.report.scales import Scale, linear, logarithmic, named
-from topwork.report.sections import sections
+from topwork.report.sections import chance_precision, guessing, sections
 from topwork.report.terminal import trunk_use
 from topwork.report.words import amount, limits, percent
 
@@ -240,6 +242,68 @@ def test_names_that_are_not_utf_8(tmp_path: Path) -> None:
     assert r"<h1>photos\udcff</h1>" in (tmp_path / PAGE).read_text(encoding="utf-8")
     rebuild(tmp_path)
     assert r"# photos\udcff" in (tmp_path / MARKDOWN).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("positives", "n"), [(1, 1), (1, 6), (3, 8), (8, 8), (20, 100)])
+def test_chance_is_the_mean_average_precision_of_random_rankings(positives: int, n: int) -> None:
+    generator, true = np.random.default_rng(0), np.arange(n) < positives
+    once = np.ones((1, n))
+    found = [rank(generator.random(n), true).average_precision(once)[0] for _ in range(3000)]
+    error = max(np.std(found) / 3000**0.5, 1e-9)
+    assert abs(chance_precision(positives, n) - np.mean(found)) < 4 * error
+
+
+def test_labels_are_compared_with_random_rankings() -> None:
+    rows = [{"n": 1}, {"n": 3}, {"n": 0}]
+    record = {"metric": "mean_average_precision", "n": 8, "test": {"per_label": rows}}
+    chance = (chance_precision(1, 8) + chance_precision(3, 8)) / 2
+    assert guessing(record) == (chance, f"Ranking by chance would reach {chance:.3f}.")
+
+
+def test_a_number_that_does_not_vary_hides_no_r2_of_others() -> None:
+    numbers = np.array([[1.0, 5.0], [2.0, 5.0], [3.0, 5.0]], np.float32)
+    targets = Targets("numbers", numbers, ("age", "rooms"))
+    record = results(numbers + 0.1, targets, 0)
+    assert "variance" in guessing(record)[1]
+    same = Targets("numbers", numbers[:, 1:], ("rooms",))
+    assert guessing(results(numbers[:, 1:], same, 0))[1] == "The true numbers are all the same."
+
+
+@pytest.mark.parametrize("kind", ["classes", "labels", "numbers"])
+def test_given_groups_widen_every_headline_and_are_told(kind: str) -> None:
+    fit = scored(kind, ("a", "b", "c"), count=96)
+    # Every answer comes four times, as photos of one person do.
+    answers, values = (
+        np.repeat(rows[:12], 4, axis=0)
+        for rows in (
+            fit["answers"],
+            fit["targets"].values,
+        )
+    )
+    targets = replace(fit["targets"], values=values)
+    groups = [f"person {row // 4}" for row in range(48)]
+    items = tuple(replace(i, group=g) for i, g in zip(fit["images"].items, groups, strict=False))
+    images = replace(fit["images"], items=items)
+    together = given_groups(images, range(48))
+    alone, found = results(answers, targets, 0), results(answers, targets, 0, together)
+    assert found["test"]["groups"] == 12
+    assert found["value"] == alone["value"]
+    assert np.diff(found["interval"])[0] > 1.5 * np.diff(alone["interval"])[0]
+    evidence = made_up(kind, ("a", "b", "c"), count=96)
+    assert "groups together" not in sections(evidence, "run")["hero"]["sure"]
+    evidence["record"]["test"]["groups"] = 12
+    assert "each of 12 groups together" in sections(evidence, "run")["hero"]["sure"]
+
+
+def test_images_without_a_group_stand_alone() -> None:
+    images = scored("classes", ("a", "b"))["images"]
+    assert given_groups(images, [0, 1, 2]) is None
+    named = [
+        replace(images.items[row], group=own) for row, own in enumerate(("x", None, "x", None))
+    ]
+    found = given_groups(replace(images, items=tuple(named)), [3, 2, 1, 0])
+    assert len(set(found)) == 3
+    assert found[1] == found[3]
 
 
 def test_code_keeps_its_spaces() -> None:

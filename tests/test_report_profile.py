@@ -262,6 +262,12 @@ def test_headlines() -> None:
     nothing = a_profile()
     nothing["similarity"]["transfers"] = False
     assert headline(nothing).startswith("Nothing transfers: even at its best depth, bn2")
+    unmeasured = a_profile(PEAKED, metric="mean_average_precision", told_apart=False)
+    for depth in unmeasured["depths"][:-1]:
+        depth["value"] = None
+    assert headline(unmeasured).startswith("Least loss at blocks.4.0 (-; 0.720 at the top)")
+    unmeasured["depths"][-1]["value"] = None
+    assert headline(unmeasured).startswith("Nothing could be measured")
     assert headline_of_several(several(3)) == (
         "Best of 3: mobilenetv2_1000 at bn2 (95.0 %), then vit_tiny_patch16_2241 at bn2 (94.6 %)"
         " and 1 more"

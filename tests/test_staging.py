@@ -83,3 +83,17 @@ def test_what_killed_processes_left_goes_and_what_others_write_stays(tmp_path, u
     with staged_folder(tmp_path / "out", unfinished) as staged:
         write(staged)
     assert list(unfinished.iterdir()) == [alive]
+
+
+def test_of_two_that_fill_the_same_folder_neither_is_lost(tmp_path, unfinished):
+    out = tmp_path / "out"
+    with (
+        pytest.raises(UsageError, match=r"filled by another process meanwhile; .* in .*out-2"),
+        staged_folder(out, unfinished) as late,
+    ):
+        write(late)
+        with staged_folder(out, unfinished) as early:
+            write(early)
+            (early / "first").touch()
+    assert [path.name for path in sorted(out.iterdir())] == ["file", "first"]
+    assert [path.name for path in (tmp_path / "out-2").iterdir()] == ["file"]

@@ -219,7 +219,7 @@ def leaky(self: nn.Module, x: torch.Tensor) -> torch.Tensor:
     return functional.leaky_relu(x, 0.01)
 
 
-def grey(case: Case, patch: pytest.MonkeyPatch) -> Case:
+def gray(case: Case, patch: pytest.MonkeyPatch) -> Case:
     return replace(case, view=replace(case.view, mean=(0.5,), std=(0.25,)))
 
 
@@ -249,7 +249,7 @@ MUST: dict[str, tuple[str, Change]] = {
     "interpolation": ("preprocessing", seen(interpolation="bicubic")),
     "mean": ("preprocessing", seen(mean=(0.5, 0.5, 0.501))),
     "std": ("preprocessing", seen(std=(0.25, 0.25, 0.251))),
-    "the number of channels": ("preprocessing", grey),
+    "the number of channels": ("preprocessing", gray),
     "the number of the view": ("view", asked(rendering=View(2, Augment(0.4)))),
     "the plain view": ("view", asked(rendering=View(0, Augment(0.4)))),
     "the recipe of the view": ("view", asked(rendering=View(1, Augment(0.41)))),

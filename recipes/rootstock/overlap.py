@@ -1,6 +1,6 @@
 """Which photos to learn from are in a set that topwork is measured on? Print pairs to look at.
 
-Miniatures of 24x24 grey pixels are correlated: of the whole photo and of its middle square on one
+Miniatures of 24x24 gray pixels are correlated: of the whole photo and of its middle square on one
 side, of these and of six further crops on the other. What is the same photo lies above 0.95; so do
 some with few details, such as steel and skies, which are not. What was found is what
 `make.LEFT_OUT` is for.
@@ -52,10 +52,10 @@ def images_in(folder: Path) -> list[Path]:
 def miniatures(path: Path) -> np.ndarray:
     """Return crops of a photo as rows of mean 0 and length 1, float32 [8, SIDE * SIDE]."""
     with Image.open(path) as opened:
-        grey = opened.convert("L")
+        gray = opened.convert("L")
     small = [
-        np.asarray(grey.resize((SIDE, SIDE), Image.Resampling.BILINEAR, box, reducing_gap=2))
-        for box in boxes(grey.size)
+        np.asarray(gray.resize((SIDE, SIDE), Image.Resampling.BILINEAR, box, reducing_gap=2))
+        for box in boxes(gray.size)
     ]
     rows = np.stack(small).reshape(len(small), -1).astype(np.float32)
     rows -= rows.mean(axis=1, keepdims=True)

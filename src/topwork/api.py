@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 import logging
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -35,6 +37,7 @@ from topwork.report.record import (
     RECORD,
     Clock,
     facts_of_fit,
+    given_groups,
     results,
     write_json,
     write_predictions,
@@ -44,6 +47,8 @@ from topwork.staging import staged_folder
 from topwork.trunk.execution import Execution
 
 log = logging.getLogger("topwork")
+
+SPLIT = "split.csv"
 
 
 def make_plan(
@@ -273,14 +278,14 @@ def fit(
         cached = compare_with_cache(fitted, tested, targets, answers, seed)
         clock.lap("comparison")
         record = {
-            **results(answers, targets, seed),
+            **results(answers, targets, seed, given_groups(images, tested)),
             "seconds": clock.total(),
             "run": str(asked_out),
             **facts_of_fit(loaded, fitted, audited, images, [*lost, *fitted.lost], clock, seed),
             "cached_codes": cached,
             "advice": advice,
         }
-        write_split(staged / "split.csv", images, audited)
+        write_split(staged / SPLIT, images, audited)
         write_predictions(staged / "predictions.csv", images, tested, answers, targets)
         write_json(staged / RECORD, record)
         try:
@@ -390,7 +395,9 @@ def evaluate_model(
     """Score a model folder on labeled images, all of them, whatever their split.
 
     Returns:
-        plain data: as the record of `fit`, ``test`` included.
+        plain data: as the record of `fit`, ``test`` included; ``left_out``, names and reasons of
+        what is not scored; ``learned_from``, how many of the images the fit has seen (None where
+        its run folder is not around the model).
 
     Raises:
         DataError: if the images have labels that the model does not know.
@@ -400,18 +407,36 @@ def evaluate_model(
     predictor = load(model, device)
     numbers = predictor.kind == "numbers"
     images = data if isinstance(data, ImageSet) else open_images(data, numbers=numbers)
-    tested, answers, _ = score(predictor, images, tuple(range(len(images.items))), track)
+    tested, answers, lost = score(predictor, images, tuple(range(len(images.items))), track)
     if not tested:
         raise DataError(f"{images.location}: none of the images can be read")
     head, outputs = predictor.opened.plan.head, predictor.outputs
     targets = targets_of(images, tested, head, names=predictor.labels, outputs=outputs)
-    skipped = len(images.items) - len(tested)
     return {
-        **results(answers, targets, seed),
+        **results(answers, targets, seed, given_groups(images, tested)),
         "seconds": clock.total(),
-        "unreadable": skipped,
+        "unreadable": len(lost),
+        "left_out": [list(entry) for entry in (*images.skipped, *lost)],
+        "learned_from": learned_from(Path(model), images, tested),
         "model": str(model),
     }
+
+
+def learned_from(model: Path, images: ImageSet, indices: Sequence[int]) -> int | None:
+    """Return how many of some images the fit of a model learned from, by their bytes.
+
+    None where no run lies around the model that would tell.
+    """
+    run = model.parent if model.name == "model" else model
+    try:
+        with (run / SPLIT).open(encoding="utf-8", newline="") as file:
+            learned = {
+                row["sha256"] for row in csv.DictReader(file) if row["side"] in ("train", "val")
+            }
+    except (OSError, KeyError):
+        return None
+    found = (hashlib.sha256(images.read(index)).hexdigest() for index in indices)
+    return sum(digest in learned for digest in found)
 
 
 def report(run: str | Path) -> dict[str, Any]:

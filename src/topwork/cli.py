@@ -6,6 +6,7 @@ with 2. Heavy packages are imported inside the commands, so that help answers at
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import signal
@@ -30,6 +31,8 @@ from topwork.cli_parts import (
     Runtime,
     Seed,
     Size,
+    Strict,
+    Verify,
     WeightsFile,
     first_free,
     import_verbs,
@@ -77,7 +80,9 @@ app.add_typer(cache_app, name="cache")
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option(help="The run folder to make.")] = Path("demo-run"),
+    out: Annotated[
+        Path, typer.Option(help="The folder to make; the run folder is run/ in it.")
+    ] = Path("demo-run"),
     photos: Annotated[
         Path | None,
         typer.Option(help="Show it on these images, laid out as for fit, instead of digits."),
@@ -85,7 +90,10 @@ def demo(
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """Show the main job on handwritten digits: no weights, no network, under two minutes."""
+    """Show the main job: on handwritten digits in under two minutes, or on your photos.
+
+    Nothing is fetched.
+    """
     verbs = import_verbs("showing")
     if photos is None:
         result, show = verbs.run_demo(out, seed=seed, track=track), print_demo
@@ -137,18 +145,16 @@ def fit(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the same fit where it was interrupted.")
     ] = False,
-    strict: Annotated[bool, typer.Option("--strict", help="Bad images are an error.")] = False,
+    strict: Strict = False,
     seed: Seed = 0,
     device: Device = "auto",
     runtime: Runtime = "auto",
     decoding: Decoding = "fast",
     cache: Cache = "auto",
-    verify: Annotated[
-        str, typer.Option(help="Check what the cache holds: once in a process, or always.")
-    ] = "once",
+    verify: Verify = "once",
     as_json: Json = False,
 ) -> None:
-    """Learn to tell the classes of DATA apart; write a run folder."""
+    """Fit a plan to the labeled images of DATA; write a run folder."""
     api = import_verbs()
 
     record = api.fit(
@@ -209,7 +215,7 @@ def predict(
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Predict the classes of images; print a row for each as soon as it is known."""
+    """Predict the labels of images; print a row for each as soon as it is known."""
     from topwork.data.items import images_from_paths
     from topwork.data.loading import untracked
     from topwork.errors import DataError, UsageError
@@ -244,7 +250,9 @@ def predict(
 def evaluate(
     model: Annotated[Path, typer.Argument(help="A run folder, or the model/ in one.")],
     data: Annotated[Path, typer.Argument(help="Labeled images; all are scored.")],
-    seed: Seed = 0,
+    seed: Annotated[
+        int, typer.Option(help="Seed of the draws that intervals are made from.", min=0)
+    ] = 0,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
@@ -253,17 +261,20 @@ def evaluate(
     if as_json:
         print_json(result)
         return
-    if result["unreadable"]:
-        note(f"{result['unreadable']} images cannot be read and are not scored")
+    for name, reason in result["left_out"]:
+        note(f"not scored: {name}: {reason}")
+    if result["learned_from"]:
+        note(
+            f"{result['learned_from']} of these images were there when the model was fitted, which"
+            " flatters it; its own test score is in the run's record.json"
+        )
     print_metrics(result["test"])
 
 
 @app.command()
 def inspect(
     backbone: Annotated[str, typer.Argument(help="A network, as for fit --backbone.")],
-    size: Annotated[
-        int | None, typer.Option(help="Input height and width in pixels.", min=1)
-    ] = None,
+    size: Size = None,
     runtimes: Annotated[
         bool,
         typer.Option("--runtimes", help="Also try what could run its layers here; a minute."),
@@ -315,7 +326,12 @@ def zoo(
 def export(
     model: Annotated[Path, typer.Argument(help="A run folder, or the model/ in one.")],
     form: Annotated[str, typer.Option("--format", help="onnx, pt2 or timm.")],
-    out: Annotated[Path | None, typer.Option(help="File or folder to write.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="File or folder to write; without it named after model and format, in this folder."
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Write a model for other programs."""
@@ -378,6 +394,9 @@ class StderrHandler(logging.Handler):
 def main() -> None:
     """Run the command line."""
     stop_on_sigterm()
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        # A file's name may hold what the terminal's encoding does not; that must not end a run.
+        sys.stdout.reconfigure(errors="backslashreplace")
     logging.basicConfig(format="%(message)s", level=logging.WARNING, handlers=[StderrHandler()])
     logging.getLogger("topwork").setLevel(logging.INFO)
     try:

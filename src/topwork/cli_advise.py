@@ -21,6 +21,8 @@ from topwork.cli_parts import (
     Runtime,
     Seed,
     Size,
+    Strict,
+    Verify,
     WeightsFile,
     first_free,
     import_verbs,
@@ -60,6 +62,8 @@ def profile(
     runtime: Runtime = "auto",
     decoding: Decoding = "fast",
     cache: Cache = "auto",
+    verify: Verify = "once",
+    strict: Strict = False,
     as_json: Json = False,
 ) -> None:
     """Measure at every depth how well a linear head tells the classes of DATA apart, in one pass.
@@ -79,6 +83,8 @@ def profile(
         runtime=runtime,
         decoding=decoding,
         cache=cache,
+        verify=verify,
+        strict=strict,
         track=track,
     )
     if picture:
@@ -108,7 +114,10 @@ def advise(
     ] = None,
     candidate: Annotated[
         list[str] | None,
-        typer.Option(help="Compare only this plan, by its name; may be given several times."),
+        typer.Option(
+            help="Compare only this plan, such as 'fine-tune all'; may be given several times. A"
+            " wrong name lists them."
+        ),
     ] = None,
     out: Annotated[
         Path | None,
@@ -121,6 +130,8 @@ def advise(
     runtime: Runtime = "auto",
     decoding: Decoding = "fast",
     cache: Cache = "auto",
+    verify: Verify = "once",
+    strict: Strict = False,
     as_json: Json = False,
 ) -> None:
     """Compare ways of reusing a network on the training part of DATA, and recommend a plan."""
@@ -140,6 +151,8 @@ def advise(
         runtime=runtime,
         decoding=decoding,
         cache=cache,
+        verify=verify,
+        strict=strict,
         track=track,
     )
     if plan:

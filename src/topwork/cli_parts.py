@@ -28,14 +28,22 @@ Seed = Annotated[int, typer.Option(help="Seed of folds, draws and random weights
 Device = Annotated[str, typer.Option(help="cpu, cuda, mps or auto.")]
 Runtime = Annotated[
     str,
-    typer.Option(help="Of frozen layers: auto, eager, compile, onnxruntime, openvino or half."),
+    typer.Option(
+        help="What runs frozen layers: auto, eager, compile, onnxruntime, openvino, or half (half"
+        " precision, CUDA only)."
+    ),
 ]
 Decoding = Annotated[
-    str, typer.Option(help="Of images for frozen layers: fast, or exact as Pillow does it.")
+    str,
+    typer.Option(help="How images are decoded for frozen layers: fast, or exact as Pillow does."),
 ]
 Cache = Annotated[
     str, typer.Option(help="Outputs of frozen layers are kept as: auto, float32, float16, off.")
 ]
+Verify = Annotated[
+    str, typer.Option(help="Check what the cache holds: once in a process, or always.")
+]
+Strict = Annotated[bool, typer.Option("--strict", help="Bad images are an error.")]
 BackboneName = Annotated[str | None, typer.Option("--backbone", help=f"{BACKBONE} {NONE_NAMED}")]
 WeightsFile = Annotated[
     Path | None,

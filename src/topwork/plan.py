@@ -111,7 +111,7 @@ class Plan:
         added: hidden layers between the codes and the head.
         head: one of `HEADS`.
         input_size: height and width in pixels. Default: the backbone's own.
-        channels: of the images that the network takes: 1 for grey, 4 and more for further bands.
+        channels: of the images that the network takes: 1 for gray, 4 and more for further bands.
             Default: the backbone's own, 3.
         views: renderings of each training image, taken in turn from epoch to epoch; 1 is the
             plain one alone.
@@ -146,7 +146,7 @@ class Plan:
         if self.views < 1:
             raise PlanError(f"views is {self.views}; give 1 (the plain image alone) or more")
         if self.channels is not None and self.channels < 1:
-            raise PlanError(f"channels is {self.channels}; give 1 (grey) or more, or null")
+            raise PlanError(f"channels is {self.channels}; give 1 (gray) or more, or null")
         size = self.input_size
         if size is not None and not (isinstance(size, tuple) and len(size) == 2 and min(size) > 0):
             raise PlanError(f"input_size is {size}; give height and width in pixels")

@@ -7,6 +7,7 @@ import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from itertools import count
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -28,15 +29,24 @@ def staged_folder(asked: Path, unfinished: Path, done_with: Sequence[Path] = ())
         done_with: files and folders that nobody needs once all is written.
 
     Raises:
-        UsageError: if it cannot be written.
+        UsageError: if it cannot be written; if another process has filled it meanwhile, with the
+            name of the folder beside it that what was made is in.
     """
     out = asked.resolve()
     remove_abandoned(unfinished)
     staged = unfinished / f"{STAGED}{uuid.uuid4().hex}"
     try:
         yield staged
+        if out.exists() and any(out.iterdir()):  # it was empty when this began
+            beside = (out.with_name(f"{out.name}-{number}") for number in count(2))
+            free = next(path for path in beside if not path.exists())
+            staged.rename(free)
+            raise UsageError(
+                f"--out {asked} was filled by another process meanwhile; what was made lies in"
+                f" {free}"
+            )
         if out.exists():
-            out.rmdir()  # empty, as was checked
+            out.rmdir()
         staged.rename(out)
         for path in done_with:
             if path.is_dir():

@@ -8,8 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from topwork.learn.metrics import NORMAL_QUANTILE
-from topwork.learn.standard_error import standard_error
+from topwork.learn.standard_error import (
+    degrees_of_freedom,
+    on_the_normal_scale,
+    quantile,
+    standard_error,
+)
 
 Array = np.ndarray
 
@@ -55,8 +59,9 @@ def paired_difference(first: Array, second: Array, groups: Array | None = None) 
 
     The interval is Bonett & Price's (2012) for paired proportions: two rows are added in which
     one way is right and the other wrong, each once, so that it keeps a width where the two agree
-    on every row. Rows of one group count as they lie together (a cluster-robust variance): ten
-    photos of one person are no ten people.
+    on every row. Rows of one group count as they lie together (a cluster-robust variance, and
+    Student's t with one degree of freedom less than there are groups): ten photos of one person are
+    no ten people. The rows that are added are no groups: they say nothing of how groups differ.
 
     Args:
         first: [n] floats, how right the first way is about each row.
@@ -68,18 +73,23 @@ def paired_difference(first: Array, second: Array, groups: Array | None = None) 
     >>> round(found.value, 3), found.told_apart
     (0.0, False)
     """
-    gains = np.append(first - second, [1.0, -1.0])
-    if groups is not None:
-        own = np.unique(groups, return_inverse=True)[1]
-        groups = np.append(own, [len(own), len(own) + 1])
-    center = float(gains.mean())
-    half = NORMAL_QUANTILE * standard_error(gains, groups)
-    value = float((first - second).mean())
-    return Difference(value, min(value, center - half), max(value, center + half), len(first))
+    gains, n = first - second, len(first)
+    value, center = float(gains.mean()), float(gains.sum()) / (n + 2)
+    error, freedom = n * standard_error(gains, groups, center), degrees_of_freedom(groups)
+    if math.isinf(error):  # a single group tells nothing of others
+        return Difference(value, -1.0, 1.0, n)
+    half = quantile(freedom) * math.hypot(error, 1 - center, 1 + center) / (n + 2)
+    low, high = min(value, center - half), max(value, center + half)
+    if math.isfinite(freedom):  # of few groups the ends lie where no difference can be
+        low, high = max(-1.0, low), min(1.0, high)
+    return Difference(value, low, high, n)
 
 
 def standard_errors_above(losses: Array, least: Array, groups: Array | None = None) -> float:
     """Return how far the mean of losses lies above that of others, in paired standard errors.
+
+    Of groups of several rows it is what is as rare where standard errors are known exactly, so that
+    2 mean the same for any number of groups.
 
     Args:
         losses: [n] of one way.
@@ -93,8 +103,8 @@ def standard_errors_above(losses: Array, least: Array, groups: Array | None = No
     rises = (losses - least)[known]
     if not len(rises):
         return 0.0
-    error = standard_error(rises, None if groups is None else groups[known])
-    mean = float(rises.mean())
+    own = None if groups is None else groups[known]
+    error, mean = standard_error(rises, own), float(rises.mean())
     if error > 0:
-        return mean / error  # 0 where nothing can be told
+        return on_the_normal_scale(mean / error, degrees_of_freedom(own))
     return math.copysign(math.inf, mean) if mean else 0.0

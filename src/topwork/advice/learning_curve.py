@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ from topwork.learn.bootstrap import drawn
 from topwork.learn.folds import stratified_folds
 from topwork.learn.judging import Judged, folds_of, judge_divisions
 from topwork.learn.metrics import wilson
+from topwork.learn.standard_error import degrees_of_freedom, quantile
 from topwork.learn.targets import Targets
 
 Array = np.ndarray
@@ -20,6 +22,7 @@ PARTS = 8
 """Into so many parts the training side of a fold is divided; 1, 2, 4 and all of them are used."""
 
 RESAMPLES = 500
+LEAST_ERROR = np.finfo(float).tiny  # of numbers; its logarithm is taken
 LAST = 3
 """So many of the largest sizes the forecast goes by."""
 
@@ -81,8 +84,8 @@ def learning_curve(
     """Probe codes with an eighth, a quarter, a half and all of the labels, on the same folds.
 
     The forecast fits a power law, error = a * images ** -b, to the largest three sizes (Hestness
-    2017; b from 0 to 1) and reads it at twice the images; its interval comes from drawing held-out
-    rows anew.
+    2017; b from 0 to 1) and reads it at twice the images; its interval comes from drawing groups of
+    held-out rows anew.
 
     Args:
         codes: [n, d] floats.
@@ -106,7 +109,7 @@ def learning_curve(
         )
         images = float(np.mean([len(learned) for learned, _ in divisions]))
         points.append(Point(images, images / classes, judged))
-    return LearningCurve(tuple(points), *forecast(points, seed))
+    return LearningCurve(tuple(points), *forecast(points, groups, seed))
 
 
 def nested_parts(targets: Targets, fold: Array, groups: Array, seed: int) -> list[Array]:
@@ -124,22 +127,37 @@ def learnable(targets: Targets, rows: Array) -> bool:
     return bool((values != values[:1]).any())
 
 
-def forecast(points: Sequence[Point], seed: int) -> tuple[float, float, float]:
-    """Return what twice the images are expected to add, and the ends of its 95 % interval."""
+def forecast(points: Sequence[Point], groups: Array, seed: int) -> tuple[float, float, float]:
+    """Return what twice the images are expected to add, and the ends of its 95 % interval.
+
+    Args:
+        points: of a learning curve.
+        groups: of all rows, what is never divided between folds and so is drawn as one.
+        seed: of the drawing.
+    """
     last = points[-LAST:]
     if len(last) < 2:
         return 0.0, 0.0, 1.0
     judged = [point.judged for point in last]
     wrong = np.stack([j.losses if j.right is None else 1 - j.right for j in judged])
-    wrong = wrong[:, np.isfinite(wrong).all(axis=0)]
-    n = wrong.shape[1]
+    known = np.isfinite(wrong).all(axis=0)
+    wrong, own = wrong[:, known], groups[judged[0].rows[known]]
+    n = len(own)
     sizes = np.log2([point.images for point in last])
-    times = np.concatenate([np.ones((1, n), np.int64), *drawn(n, RESAMPLES, seed)])
-    errors = (times @ wrong.T + 0.5) / (n + 1)  # [resamples, sizes]; none is zero
+    times = np.concatenate([np.ones((1, n), np.int64), *drawn(n, RESAMPLES, seed, own)])
+    totals, rows = times @ wrong.T, times.sum(axis=1, keepdims=True)  # [resamples, sizes], [.., 1]
+    if judged[0].right is None:
+        errors = np.maximum(totals / rows, LEAST_ERROR)
+    else:
+        errors = (totals + 0.5) / (rows + 1)  # none is zero
     centered = sizes - sizes.mean()
     slopes = -(np.log2(errors) @ centered) / (centered @ centered)
     gains = errors[:, -1] * (1 - 2.0 ** -np.clip(slopes, 0, 1))
     low, high = np.quantile(gains[1:], [0.025, 0.975])
+    freedom = degrees_of_freedom(own)
+    if math.isfinite(freedom):  # few groups tell little of how much groups differ
+        half = quantile(max(1.0, freedom)) * float(gains[1:].std())
+        low, high = min(low, gains[0] - half), max(high, gains[0] + half)
     if not wrong[-1].any():  # resamples of no error hold none: half of what may be wrong yet
-        high = max(high, wilson(0, n)[1] / 2)
+        high = max(high, wilson(0, len(np.unique(own)))[1] / 2)
     return float(gains[0]), float(min(low, gains[0])), float(max(high, gains[0]))

@@ -168,7 +168,8 @@ def of_one_answer(targets: Targets) -> tuple[Array, Array | None]:
     """Return loss and rightness of each row, [n], if all are given the same answer.
 
     That is how often each class or label occurs, or the mean of the numbers; right is then the
-    most frequent one. The units are those of `topwork.learn.judging.Judged`.
+    most frequent one. The units are those of `topwork.learn.judging.Judged`: labels that no image
+    has, or each one, have no part in the loss of a head, and none in this.
 
     >>> losses, right = of_one_answer(Targets("classes", np.array([0, 0, 0, 1]), ("a", "b")))
     >>> losses.round(2).tolist(), right.tolist()
@@ -180,8 +181,10 @@ def of_one_answer(targets: Targets) -> tuple[Array, Array | None]:
         return -np.log(shares[values]), (values == shares.argmax()).astype(np.float64)
     means = values.mean(axis=0, dtype=np.float64)
     if targets.kind == "labels":
-        said = np.where(values > 0, means, 1 - means)
-        return -np.log(said).mean(axis=1), ((values > 0) == (means > 0.5)).mean(axis=1)
+        varies = (means > 0) & (means < 1)
+        said = np.where(values > 0, means, 1 - means)[:, varies]
+        losses = -np.log(said).sum(axis=1) / max(1, varies.sum())
+        return losses, ((values > 0) == (means > 0.5)).mean(axis=1)
     varies = values.var(axis=0, dtype=np.float64) > 0
     squares = np.square(values - means)[:, varies]
     return (squares / squares.mean(axis=0)).sum(axis=1) / max(1, varies.sum()), None

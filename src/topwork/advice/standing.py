@@ -10,7 +10,11 @@ import numpy as np
 
 from topwork.advice.candidates import Candidate
 from topwork.advice.comparison import ONE_STANDARD_ERROR, standard_errors_above
-from topwork.learn.standard_error import standard_error
+from topwork.learn.standard_error import (
+    degrees_of_freedom,
+    on_the_normal_scale,
+    standard_error,
+)
 
 Array = np.ndarray
 
@@ -82,10 +86,14 @@ def errors_behind(standing: Standing, best: Standing, groups: Array) -> float:
     if (np.isfinite(standing.losses) & np.isfinite(best.losses)).any():
         return standard_errors_above(standing.losses, best.losses, groups)
     gains, others = standing.gains(), best.gains()
+    known = [np.isfinite(gains), np.isfinite(others)]
     error = math.hypot(
-        *(standard_error(g[np.isfinite(g)], groups[np.isfinite(g)]) for g in (gains, others))
+        *(standard_error(g[k], groups[k]) for g, k in zip((gains, others), known, strict=True))
     )
-    return (mean_of(others) - mean_of(gains)) / error if error > 0 else 0.0
+    if error <= 0:
+        return 0.0
+    freedom = min(degrees_of_freedom(groups[rows]) for rows in known)  # of who saw fewer groups
+    return on_the_normal_scale((mean_of(others) - mean_of(gains)) / error, freedom)
 
 
 def cheapest_of_the_best(standings: Sequence[Standing], groups: Array) -> Standing:

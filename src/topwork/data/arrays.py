@@ -45,7 +45,7 @@ class ArraySource:
 
 
 def encode(pixels: np.ndarray) -> bytes:
-    r"""Return an image as an uncompressed file: grey as PGM, RGB as PPM, RGBA as TGA, else .npy.
+    r"""Return an image as an uncompressed file: gray as PGM, RGB as PPM, RGBA as TGA, else .npy.
 
     16-bit values stay 16-bit, but for RGBA, which is rounded to 8.
 

@@ -62,7 +62,7 @@ def audit(
     exact = duplicates.exact_pairs(looks.digests, ranks)
     without_exact = ranks.copy()
     without_exact[[weaker for weaker, _ in exact]] = -1
-    pairs = duplicates.near_pairs(looks.grey, looks.color, without_exact >= 0)
+    pairs = duplicates.near_pairs(looks.gray, looks.color, without_exact >= 0)
     near = duplicates.across_sides(pairs, ranks)
     kept = _without(split, {weaker for weaker, _ in exact + near})
     lookalikes, crowds = _lookalikes(images, looks.digests, pairs, kept, numbers=numbers)
@@ -115,7 +115,7 @@ def look_over(images: ImageSet, *, track: Track = untracked) -> Audit:
         )
     split = Split(usable, (), (), "given")
     readable = _ranks(split, len(images)) == 0
-    pairs = duplicates.near_pairs(looks.grey, looks.color, readable)
+    pairs = duplicates.near_pairs(looks.gray, looks.color, readable)
     lookalikes, crowds = _lookalikes(images, looks.digests, pairs, split, numbers=True)
     return Audit(
         location=images.location,
@@ -143,7 +143,7 @@ class _Looks:
 
     digests: list[str | None]
     reasons: dict[int, str]
-    grey: np.ndarray
+    gray: np.ndarray
     color: np.ndarray
 
 
@@ -152,7 +152,7 @@ def _look(images: ImageSet, track: Track) -> _Looks:
     looks = _Looks(
         digests=[None] * count,
         reasons={},
-        grey=np.zeros((count, duplicates.SIDE, duplicates.SIDE), np.uint8),
+        gray=np.zeros((count, duplicates.SIDE, duplicates.SIDE), np.uint8),
         color=np.zeros((count, 3), np.uint8),
     )
     batches = [range(start, min(start + _BATCH, count)) for start in range(0, count, _BATCH)]
@@ -165,7 +165,7 @@ def _look(images: ImageSet, track: Track) -> _Looks:
                     looks.reasons[index] = reason
             miniatures = np.stack([miniature for _, miniature, _ in found])
             rows = slice(batch[0], batch[-1] + 1)
-            looks.grey[rows], looks.color[rows] = duplicates.describe(miniatures)
+            looks.gray[rows], looks.color[rows] = duplicates.describe(miniatures)
     return looks
 
 

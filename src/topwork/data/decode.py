@@ -1,20 +1,20 @@
 """From the bytes of an image file to an upright 8-bit picture, or to a short reason why not.
 
-A picture is RGB as a rule. For networks of other images it is grey, or bands of any number.
+A picture is RGB as a rule. For networks of other images it is gray, or bands of any number.
 
 The rules, one per kind of image; `DECODING` carries their version into cache keys:
 
 - The first frame of an animation or of a file with several pages is the image.
 - The EXIF orientation is applied; a damaged EXIF block is ignored.
 - Transparent pixels (alpha channel, transparent palette entry or color) are laid on white.
-- 16-bit grey is divided by 257, so 65535 becomes 255: nothing is clipped, nothing is stretched
+- 16-bit gray is divided by 257, so 65535 becomes 255: nothing is clipped, nothing is stretched
   (what a camera of 12 bits stored in 16 stays dark). 16-bit color keeps its high byte.
   Integers of 32 bits and floats are read as 0..1 (floats only), 0..255 or 0..65535, the first
   range that holds all values; if none does, their own range is stretched to 0..255.
 - CMYK goes to RGB by the plain formula, Adobe's inverted values respected; LAB by its definition.
 - Color profiles (ICC) are not applied: the networks were trained on the pixels as they are stored.
 - More than 178,956,970 pixels (twice Pillow's own warning limit) is refused from the header.
-- Grey is the luminance of the RGB picture (ITU-R 601-2, as Pillow's "L"). Bands of any other number
+- Gray is the luminance of the RGB picture (ITU-R 601-2, as Pillow's "L"). Bands of any other number
   are those of the file as they are stored, alpha among them; the file must have just as many.
 
 Any thread may decode. What Pillow and its C libraries print is held back by `quiet`, once
@@ -275,7 +275,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     """Return a loaded image of any mode in mode RGB."""
     mode = image.mode
     if mode.startswith("I") or mode == "F":
-        return _grey_to_rgb(image)
+        return _gray_to_rgb(image)
     if mode == "LAB":
         transform = ImageCms.buildTransform(
             ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), "LAB", "RGB"
@@ -293,8 +293,8 @@ def _on_white(image: Image.Image) -> Image.Image:
     return Image.alpha_composite(white, image).convert("RGB")
 
 
-def _grey_to_rgb(image: Image.Image) -> Image.Image:
-    """Scale grey of 16 or 32 bits, or floats, to 8 bits."""
+def _gray_to_rgb(image: Image.Image) -> Image.Image:
+    """Scale gray of 16 or 32 bits, or floats, to 8 bits."""
     values = np.asarray(image).astype(np.float64)
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
         low, high = 0.0, 65535.0  # Pillow brings a PGM of any depth to 16 bits
@@ -302,11 +302,11 @@ def _grey_to_rgb(image: Image.Image) -> Image.Image:
         low, high = _value_range(values, of_floats=image.mode == "F")
     finite = np.nan_to_num(values, nan=low, posinf=high, neginf=low)
     share = (finite - low) / ((high - low) or 1.0)
-    grey = np.rint(share.clip(0, 1) * 255).astype(np.uint8)
+    gray = np.rint(share.clip(0, 1) * 255).astype(np.uint8)
     transparent = image.info.get("transparency")
     if isinstance(transparent, int):
-        grey[values == transparent] = 255
-    return Image.fromarray(grey).convert("RGB")
+        gray[values == transparent] = 255
+    return Image.fromarray(gray).convert("RGB")
 
 
 def _value_range(values: np.ndarray, *, of_floats: bool) -> tuple[float, float]:

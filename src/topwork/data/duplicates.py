@@ -36,10 +36,10 @@ _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 
 
 def describe(miniatures: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return what `near_pairs` needs of uint8 [N, 16, 16, 3]: grey [N, 16, 16], color [N, 3]."""
-    grey = np.rint(miniatures @ _LUMA).astype(np.uint8)
+    """Return what `near_pairs` needs of uint8 [N, 16, 16, 3]: gray [N, 16, 16], color [N, 3]."""
+    gray = np.rint(miniatures @ _LUMA).astype(np.uint8)
     color = np.rint(miniatures.mean(axis=(1, 2))).astype(np.uint8)
-    return grey, color
+    return gray, color
 
 
 def exact_pairs(digests: Sequence[str | None], ranks: np.ndarray) -> list[tuple[int, int]]:
@@ -69,29 +69,29 @@ def exact_pairs(digests: Sequence[str | None], ranks: np.ndarray) -> list[tuple[
     ]
 
 
-def near_pairs(grey: np.ndarray, color: np.ndarray, taking_part: np.ndarray) -> np.ndarray:
+def near_pairs(gray: np.ndarray, color: np.ndarray, taking_part: np.ndarray) -> np.ndarray:
     """Return pairs of nearly equal images.
 
     Args:
-        grey: uint8 [N, 16, 16], as `describe` gives it.
+        gray: uint8 [N, 16, 16], as `describe` gives it.
         color: uint8 [N, 3], as `describe` gives it.
         taking_part: bool [N]; the others are in no pair.
 
     Returns:
         int64 [pairs, 2], each pair once, the smaller index first; ascending.
     """
-    variance = grey.var(axis=(1, 2), dtype=np.float32)
-    level, spread = grey.mean(axis=(1, 2), dtype=np.float32), np.sqrt(variance)
+    variance = gray.var(axis=(1, 2), dtype=np.float32)
+    level, spread = gray.mean(axis=(1, 2), dtype=np.float32), np.sqrt(variance)
     compared = np.flatnonzero(taking_part & (variance >= _MIN_CONTRAST**2))
     found = [np.empty((0, 2), np.int64)]
-    for candidates in _candidates(perceptual_hashes(grey[compared])):
+    for candidates in _candidates(perceptual_hashes(gray[compared])):
         first, second = compared[candidates]
         allowed = _MAX_DIFFERENCE * (variance[first] + variance[second]) / 2
         # No less than this is the difference; it spares most a look at their pixels.
         least = (level[first] - level[second]) ** 2 + (spread[first] - spread[second]) ** 2
         near = least <= 1.001 * allowed
         first, second, allowed = first[near], second[near], allowed[near]
-        gap = grey[first].astype(np.float32) - grey[second]
+        gap = gray[first].astype(np.float32) - gray[second]
         difference = np.square(gap).mean(axis=(1, 2))
         tint = np.abs(color[first].astype(np.int16) - color[second]).max(axis=1)
         same = (difference <= allowed) & (tint <= _MAX_COLOR)
@@ -141,11 +141,11 @@ def clusters(pairs: np.ndarray, members: np.ndarray) -> list[tuple[int, ...]]:
     return [tuple(indices) for indices in joined.values()]
 
 
-def perceptual_hashes(grey: np.ndarray) -> np.ndarray:
+def perceptual_hashes(gray: np.ndarray) -> np.ndarray:
     """Return uint64 [N]: the signs of the 8 by 8 lowest cosine frequencies, without the mean."""
     position = (np.arange(SIDE) + 0.5) * np.pi / SIDE
     cosines = np.cos(np.arange(8)[:, None] * position).astype(np.float32)
-    signs = ((cosines @ grey.astype(np.float32) @ cosines.T) > 0).reshape(len(grey), 64)
+    signs = ((cosines @ gray.astype(np.float32) @ cosines.T) > 0).reshape(len(gray), 64)
     signs[:, 0] = False
     return np.packbits(signs, axis=1).view(">u8")[:, 0].astype(np.uint64)
 

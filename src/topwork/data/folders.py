@@ -45,7 +45,10 @@ def open_zip(path: Path) -> ImageSet:
     """
     source = _zip_source(path)
     kept = [name for name in source.names if not any(map(_is_litter, name.split("/")))]
-    return _arranged(kept, [], str(path), _wrapper(kept), source)
+    skipped = [
+        (name, "several times in the archive; the last is taken") for name in source.repeated
+    ]
+    return _arranged(kept, skipped, str(path), _wrapper(kept), source)
 
 
 def open_zip_flat(path: Path) -> ImageSet:
@@ -86,13 +89,16 @@ class ZipSource:
 
     def __init__(self, path: Path, entries: Iterable[zipfile.ZipInfo]) -> None:
         self._path = str(path)
-        self._members = {
-            entry.filename.replace("\\", "/"): (
+        self._members: dict[str, tuple[int, int, int, int, int]] = {}
+        self.repeated: list[str] = []
+        for entry in entries:
+            name = entry.filename.replace("\\", "/").removeprefix("./")
+            if name in self._members:
+                self.repeated.append(name)
+            self._members[name] = (
                 *(entry.header_offset, entry.compress_size, entry.file_size),
                 *(entry.compress_type, entry.CRC),
             )
-            for entry in entries
-        }
 
     @property
     def names(self) -> list[str]:
@@ -296,7 +302,11 @@ def _checked(images: ImageSet, inner: list[str]) -> ImageSet:
     """Refuse what is not laid out by class, and say what would help."""
     location = images.location
     manifest = next((name for name in inner if name.lower().endswith(_MANIFESTS)), None)
-    hint = f"; if it has a manifest, give that: {location}/{manifest}" if manifest else ""
+    hint = ""
+    if manifest:
+        is_packed = location.lower().endswith(".zip")
+        hint = f"; if it has a manifest, give that: {'unpacked, ' if is_packed else location + '/'}"
+        hint += manifest
     if not inner:
         raise DataError(f"{location}: empty; put one sub-folder of images per class into it")
     if not any(_is_image(name) for name in inner):

@@ -23,7 +23,7 @@ SCALES = (8, 4, 2)
 
 
 def is_ordinary(image: Image.Image) -> bool:
-    """Say whether an opened image file is a grey or color JPEG of 8 bits, which most photos are.
+    """Say whether an opened image file is a gray or color JPEG of 8 bits, which most photos are.
 
     CMYK, and whatever is odd in another way, is Pillow's to decode.
     """
@@ -53,7 +53,7 @@ def decode_jpeg(data: bytes, image: Image.Image, reduced: int) -> np.ndarray | N
         reduced: 1, 2, 4 or 8, by which its sides are divided and rounded up.
 
     Returns:
-        uint8 [H, W, C] with C = 1 for grey and 3 for color; None where anything at all is wrong
+        uint8 [H, W, C] with C = 1 for gray and 3 for color; None where anything at all is wrong
         with the file, be it only a warning: Pillow may know what to do, or what to say.
     """
     width, height = (-(-side // reduced) for side in image.size)

@@ -48,6 +48,9 @@ def open_manifest(
 ) -> ImageSet:
     """Return the images that a table lists; columns that are not named go by their usual names.
 
+    Without a label column, two or more columns that hold 0 and 1 alone are the labels, if there are
+    no others beside path, split and group.
+
     Rows without a label, without a file, or for a file that came before are skipped with a reason.
 
     Raises:
@@ -58,7 +61,7 @@ def open_manifest(
     names = table[_required(table, path_column, _PATH_NAMES, "image path", "path_column", path)]
     if label_columns:
         chosen = [_named(table, column, path) for column in label_columns]
-    else:
+    elif not (chosen := [] if numbers or label_separator else _indicator_columns(table)):
         chosen = [_required(table, None, _LABEL_NAMES, "label", "label_columns", path)]
     labels = [table[column] for column in chosen]
     if label_separator is not None and (numbers or len(chosen) > 1 or not label_separator):
@@ -119,6 +122,23 @@ def _unusable(name: str, cells: list[str], is_there: bool, is_repeated: bool) ->
     return "" if all(cells) else "blank label"
 
 
+def _indicator_columns(table: Table) -> list[str]:
+    """Return the columns that say for each label yes or no; none if there is a label column.
+
+    >>> _indicator_columns({"path": ["a.png"], "cat": ["1"], "dog": ["0"], "split": ["train"]})
+    ['cat', 'dog']
+    """
+    by_lower = {column.strip().lower(): column for column in table}
+    if any(name in by_lower for name in _LABEL_NAMES):
+        return []
+    known = (_PATH_NAMES, _SPLIT_NAMES, _GROUP_NAMES)
+    usual = {next((name for name in names if name in by_lower), None) for names in known}
+    rest = [column for lower, column in by_lower.items() if lower not in usual]
+    allowed = {*_INDICATOR, ""}  # a row with a blank is left out later, with the reason
+    yes_or_no = all(cell.strip().lower() in allowed for name in rest for cell in table[name])
+    return rest if len(rest) > 1 and yes_or_no else []
+
+
 def _divided(cell: str, separator: str) -> tuple[str, ...]:
     """Return the names in a cell, each once, without the blanks around them.
 
@@ -166,8 +186,8 @@ def _sides(table: Table, asked: str | None, path: Path) -> list[str | None]:
     """Return each row's side; a column that was not asked for counts only if it names any.
 
     Raises:
-        DataError: for a name of no side beside others, or where the column was asked for: to go on
-            without the split would be to learn from test images.
+        DataError: for a name of no side beside others, or where the column was asked for or is
+            called split: to go on without the split would be to learn from test images.
     """
     column = _optional(table, asked, _SPLIT_NAMES, path)
     rows = len(next(iter(table.values()), []))
@@ -177,7 +197,8 @@ def _sides(table: Table, asked: str | None, path: Path) -> list[str | None]:
     strange = next((cell for cell in cells if cell and cell not in SIDE_OF), None)
     if strange is None:
         return [SIDE_OF.get(cell) for cell in cells]
-    if asked is None and not any(cell in SIDE_OF for cell in cells):
+    is_meant = asked is not None or column.strip().lower() == _SPLIT_NAMES[0]
+    if not is_meant and not any(cell in SIDE_OF for cell in cells):
         return [None] * rows
     row = cells.index(strange) + 1
     raise DataError(
@@ -223,17 +244,23 @@ def _read_csv(path: Path) -> Table:
             first = file.readline()
             file.seek(0)
             delimiter = max(",;\t", key=first.count)
-            rows = [row for row in csv.reader(file, delimiter=delimiter) if row]
+            rows = [row for row in csv.reader(file, delimiter=delimiter, strict=True) if row]
     except PermissionError as error:
         raise DataError(f"{path}: no permission to read it") from error
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 text; save it as UTF-8") from error
     except (OSError, csv.Error) as error:
-        raise DataError(f"{path}: cannot be read as CSV ({error}); save it again") from error
+        raise DataError(f"{path}: cannot be read as CSV ({error}); mend its quotes") from error
     if not rows:
         raise DataError(f"{path}: empty; give a header with path and label, then one row per image")
     header, *body = rows
     _refuse_repeated(header, path)
+    for number, row in enumerate(body, 1):
+        if any(cell.strip() for cell in row[len(header) :]):
+            raise DataError(
+                f"{path}: row {number} has {len(row)} cells, the header {len(header)}; quote what"
+                f" holds a {delimiter!r}"
+            )
     return {
         column: [row[index] if index < len(row) else "" for row in body]
         for index, column in enumerate(header)

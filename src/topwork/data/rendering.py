@@ -218,7 +218,7 @@ def _resized(pixels: np.ndarray, factors: tuple[float, float], interpolation: st
 
 
 def _with_channels(pixels: np.ndarray, channels: int) -> np.ndarray:
-    """Return grey as colors, or colors as their luminance, where that is wanted."""
+    """Return gray as colors, or colors as their luminance, where that is wanted."""
     if pixels.shape[2] == channels:
         return pixels
     if channels == 3:

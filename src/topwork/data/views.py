@@ -71,7 +71,7 @@ class Preprocessing:
 
     @property
     def channels(self) -> int:
-        """Channels that the network sees: 1 grey, 3 red, green and blue, or any other bands."""
+        """Channels that the network sees: 1 gray, 3 red, green and blue, or any other bands."""
         return len(self.mean)
 
     @property
@@ -83,11 +83,11 @@ class Preprocessing:
     def adapted(self, size: tuple[int, int] | None, channels: int | None) -> Preprocessing:
         """Return the same for another size or channel count; None leaves what is.
 
-        Grey gets the mean of the channels' means and stds, other channels have them in turn.
+        Gray gets the mean of the channels' means and stds, other channels have them in turn.
 
         >>> rgb = Preprocessing((224, 224), 0.875, "bicubic", (0.25, 0.5, 0.75), (1.0, 1.0, 1.0))
-        >>> grey, bands = rgb.adapted((64, 48), 1), rgb.adapted(None, 5)
-        >>> grey.size, grey.mean, bands.mean
+        >>> gray, bands = rgb.adapted((64, 48), 1), rgb.adapted(None, 5)
+        >>> gray.size, gray.mean, bands.mean
         ((64, 48), (0.5,), (0.25, 0.5, 0.75, 0.25, 0.5))
         """
         count = channels or self.channels

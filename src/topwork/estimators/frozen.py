@@ -66,7 +66,7 @@ class FrozenFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
     build its own. `release_networks` lets go of them.
 
     X is a sequence of paths, of Pillow images, or of arrays, uint8 or uint16, [H, W] or [H, W, C];
-    numeric [n, d] is taken as flattened grey images, a convenience. An image that cannot be read is
+    numeric [n, d] is taken as flattened gray images, a convenience. An image that cannot be read is
     a `topwork.errors.ImageError`: no row may be missing.
 
         features = FrozenFeatures("timm:resnet18", depth="layer3")

@@ -1,7 +1,7 @@
 """What scikit-learn calls X, as an image set: paths, images, arrays, or rows of numbers.
 
 Rows of numbers are a convenience: scikit-learn's own checks and toy data come as [n, d]. Each row
-is taken as a flattened square grey image, its side the least that holds d numbers, what is left
+is taken as a flattened square gray image, its side the least that holds d numbers, what is left
 over black. The range of all numbers seen in fit becomes 0 to 255, what lies outside is clipped;
 uint8 stays as it is. That suits flattened pixels (784 numbers are 28 x 28); for other tables a
 network of images is the wrong tool.
@@ -132,7 +132,7 @@ def range_of(numbers: np.ndarray) -> Range:
 
 
 def as_pixels(numbers: np.ndarray, known: Range) -> np.ndarray:
-    """Return rows of numbers as grey images, uint8 [n, side, side].
+    """Return rows of numbers as gray images, uint8 [n, side, side].
 
     Args:
         numbers: [n, d].

@@ -12,7 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from topwork.learn.loop import Epoch
-from topwork.learn.standard_error import standard_error
+from topwork.learn.standard_error import (
+    degrees_of_freedom,
+    on_the_normal_scale,
+    standard_error,
+)
 from topwork.learn.verdict import Verdict
 from topwork.phase import Phase
 
@@ -97,7 +101,8 @@ def gain_of(before: Tensor, after: Tensor, groups: np.ndarray | None = None) -> 
     """Return how far losses fell, in standard errors; 0 where no image differs.
 
     Images are compared with themselves, each side at its own temperature. Ten frames of one
-    person are no ten people: those of a group are taken together.
+    person are no ten people: those of a group are taken together, and of few groups the standard
+    error itself is little known, so that the gain counts for less (by Student's t).
 
     Args:
         before: losses [n].
@@ -112,4 +117,6 @@ def gain_of(before: Tensor, after: Tensor, groups: np.ndarray | None = None) -> 
     if len(fall) < 2:
         return 0.0
     error = standard_error(fall, groups) * math.sqrt(len(fall) / (len(fall) - 1))
-    return float(fall.mean()) / error if error > 0 else 0.0
+    if error <= 0:
+        return 0.0
+    return on_the_normal_scale(float(fall.mean()) / error, degrees_of_freedom(groups))

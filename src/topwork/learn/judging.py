@@ -21,7 +21,7 @@ from topwork.learn.heads import (
     what_is_missing,
 )
 from topwork.learn.label_metrics import evaluate_labels
-from topwork.learn.metrics import proportion
+from topwork.learn.metrics import share
 from topwork.learn.number_metrics import evaluate_numbers
 from topwork.learn.principal import one_thread
 from topwork.learn.temperature import as_two_classes, fit_temperature, log_loss, log_losses
@@ -144,7 +144,9 @@ def judge(
         (every_view(own, n, views), fold) for own, fold in zip(learned, evaluated, strict=True)
     ]
     notes = _note_on_folds(made, len(evaluated), len(rows))
-    found = judge_divisions(codes, rows, outputs, divisions, kind=kind, path=path, seed=seed)
+    found = judge_divisions(
+        codes, rows, outputs, divisions, kind=kind, path=path, groups=groups, seed=seed
+    )
     return replace(found, folds_made=made, notes=(*notes, *found.notes))
 
 
@@ -170,6 +172,7 @@ def judge_divisions(
     *,
     kind: str,
     path: Sequence[float],
+    groups: Array | None = None,
     seed: int = 0,
 ) -> Judged:
     """Fit heads on the first rows of each division and judge what they say about the second.
@@ -181,9 +184,12 @@ def judge_divisions(
         divisions: row numbers to learn from and to be judged by, no row judged twice.
         kind: of head.
         path: strengths, strongest first.
+        groups: what belongs together of the rows to be judged by, at the least of those up to the
+            last of them; None if each row stands alone.
         seed: of intervals.
     """
     held_out = np.concatenate([judged for _, judged in divisions])
+    together = None if groups is None else np.asarray(groups)[held_out]
     with one_thread():  # the heads share out large problems themselves
         parts = [
             _held_out_scores(codes, targets, outputs, kind, path, division)
@@ -203,7 +209,7 @@ def judge_divisions(
         rows=held_out,
         losses=losses_of_rows(kind, found, wanted, best.temperature),
         right=right_of_rows(kind, found, wanted),
-        out_of_fold=headline(kind, found, wanted, best.temperature, seed),
+        out_of_fold=headline(kind, found, wanted, best.temperature, seed, together),
         folds_made=len(divisions),
         folds_evaluated=len(divisions),
         notes=_note_on_end(table, chosen),
@@ -324,19 +330,28 @@ def _relative_errors(predicted: Array, numbers: Array) -> Array:
 
 
 def headline(
-    kind: str, scores: Array, targets: Array, temperature: float, seed: int
+    kind: str,
+    scores: Array,
+    targets: Array,
+    temperature: float,
+    seed: int,
+    groups: Array | None = None,
 ) -> dict[str, Any]:
-    """Return ``{"metric", "value", "interval", "n"}`` of held-out scores [n, outputs]."""
-    n = len(targets)
+    """Return ``{"metric", "value", "interval", "n"}`` of held-out scores [n, outputs].
+
+    The interval takes rows of one group [n] together.
+    """
     names = [str(column) for column in range(scores.shape[1])]
     if kind == "regression":
-        metric, report = "mean_absolute_error", evaluate_numbers(scores, targets, names, seed=seed)
+        metric = "mean_absolute_error"
+        report = evaluate_numbers(scores, targets, names, seed=seed, groups=groups)
     elif kind == "sigmoid" and len(names) > 1:
         said = answers(kind, scores / temperature)
-        metric, report = "mean_average_precision", evaluate_labels(said, targets, names, seed=seed)
+        metric = "mean_average_precision"
+        report = evaluate_labels(said, targets, names, seed=seed, groups=groups)
     else:
         right = (scores > 0) == (targets > 0) if kind == "sigmoid" else scores.argmax(1) == targets
-        metric, report = "accuracy", {"accuracy": proportion(int(right.sum()), n)}
+        metric, report = "accuracy", {"accuracy": share(right.ravel(), groups)}
     return {"metric": metric, **report[metric]}
 
 

@@ -1,7 +1,8 @@
 """How good a model is that gives every image any number of labels, with counts and intervals.
 
 Shares of rows or of named labels have Wilson's interval; the others a percentile bootstrap over
-rows, which is too narrow where a label has few positive rows: look at its n.
+rows, which is too narrow where a label has few positive rows: look at its n. Both take rows that
+belong together as `metrics` does.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ import numpy as np
 
 from topwork.errors import DataError
 from topwork.learn import bootstrap
-from topwork.learn.metrics import LEAST_PROBABILITY, proportion
+from topwork.learn.bootstrap import averages
+from topwork.learn.metrics import LEAST_PROBABILITY, share
 from topwork.learn.ranking import rank
 from topwork.network.answers import LIKELY
 
@@ -21,7 +23,12 @@ Array = np.ndarray
 
 
 def evaluate_labels(
-    probabilities: Array, labels: Array, names: Sequence[str], *, seed: int = 0
+    probabilities: Array,
+    labels: Array,
+    names: Sequence[str],
+    *,
+    seed: int = 0,
+    groups: Array | None = None,
 ) -> dict[str, Any]:
     """Compare the probabilities of labels with the labels; return plain data for a record.
 
@@ -42,6 +49,8 @@ def evaluate_labels(
         labels: [n, m], 0 or 1.
         names: m names.
         seed: of the bootstrap.
+        groups: [n] what belongs together, as photos of one person do; how many there are is then
+            under ``groups``. None if each row stands alone.
 
     Raises:
         DataError: for no rows, shapes that do not fit, or values that are none of these.
@@ -56,7 +65,7 @@ def evaluate_labels(
     _check(probabilities, labels, names)
     n, m = labels.shape
     true, said = labels > 0, probabilities >= LIKELY
-    hits, members, named = (table.sum(axis=0) for table in (true & said, true, said))
+    members = true.sum(axis=0)
     right = true == said
     own = np.where(true, probabilities, 1 - probabilities)
     losses = -np.log(np.maximum(own, LEAST_PROBABILITY))
@@ -68,17 +77,18 @@ def evaluate_labels(
         """Return [k, 2 m + 2]: average precisions, F1 scores, and the two means over rows."""
         precisions = np.stack([each.average_precision(times) for each in rankings], axis=1)
         scores = _f1(*np.split(times @ counted, 3, axis=1))
-        return np.hstack([precisions, scores, times @ averaged / n])
+        return np.hstack([precisions, scores, averages(times, averaged)])
 
     count = bootstrap.resamples(n, m)
     values = figures(np.ones((1, n)))[0]
-    resampled = bootstrap.estimates(figures, n, count, seed)
+    resampled = bootstrap.estimates(figures, n, count, seed, groups)
     average, f1 = slice(0, m), slice(m, 2 * m)
     return {
         "n": n,
-        "mean_average_precision": _mean(values[average], resampled[:, average], n),
-        "f1": _mean(values[f1], resampled[:, f1], n),
-        "exact_match": proportion(int(right.all(axis=1).sum()), n),
+        **bootstrap.counted(groups),
+        "mean_average_precision": bootstrap.mean_number(values[average], resampled[:, average], n),
+        "f1": bootstrap.mean_number(values[f1], resampled[:, f1], n),
+        "exact_match": share(right.all(axis=1), groups),
         "label_accuracy": bootstrap.number(values[-2], resampled[:, -2], n),
         "log_loss": bootstrap.number(values[-1], resampled[:, -1], n),
         "per_label": [
@@ -87,8 +97,8 @@ def evaluate_labels(
                 "n": int(members[column]),
                 "average_precision": bootstrap.number(values[column], resampled[:, column], n),
                 "f1": bootstrap.number(values[m + column], resampled[:, m + column], n),
-                "precision": proportion(int(hits[column]), int(named[column])),
-                "recall": proportion(int(hits[column]), int(members[column])),
+                "precision": share(true[:, column], groups, said[:, column]),
+                "recall": share(said[:, column], groups, true[:, column]),
             }
             for column, name in enumerate(names)
         ],
@@ -101,15 +111,6 @@ def _f1(hits: Array, members: Array, named: Array) -> Array:
     """Return 2 hits / (members + named), NaN where a label has no members."""
     result = np.full_like(hits, np.nan)
     return np.divide(2 * hits, members + named, out=result, where=members > 0)
-
-
-def _mean(values: Array, resampled: Array, n: int) -> dict[str, Any]:
-    """Return the mean over the labels that have a value."""
-    known = np.isfinite(values)
-    if not known.any():
-        return bootstrap.number(np.nan, resampled[:, 0], n)
-    filled = np.where(np.isfinite(resampled), resampled, values)[:, known]
-    return bootstrap.number(values[known].mean(), filled.mean(axis=1), n)
 
 
 def _check(probabilities: Array, labels: Array, names: Sequence[str]) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 
 from topwork.errors import DataError
 from topwork.learn import bootstrap
+from topwork.learn.bootstrap import averages
 
 Array = np.ndarray
 
@@ -16,7 +17,12 @@ ROUNDING = 1e-9  # a variance below this part of the mean square is none
 
 
 def evaluate_numbers(
-    predicted: Array, numbers: Array, names: Sequence[str], *, seed: int = 0
+    predicted: Array,
+    numbers: Array,
+    names: Sequence[str],
+    *,
+    seed: int = 0,
+    groups: Array | None = None,
 ) -> dict[str, Any]:
     """Compare predicted with true numbers; return plain data for a record.
 
@@ -24,14 +30,16 @@ def evaluate_numbers(
     errors) / (sum of squared deviations of the true numbers from their mean): 0 for the mean of
     the rows, 1 for a perfect prediction; None where the true numbers are all the same. Each is
     ``{"value", "interval": [low, high], "n"}``, the 95 % interval by a percentile bootstrap over
-    rows. Of several numbers the mean is on top and each one's own under ``per_number``: an error
-    has the unit of its number.
+    rows, or over groups of them. Of several numbers the mean is on top, of r2 over those that have
+    one, and each one's own under ``per_number``: an error has the unit of its number.
 
     Args:
         predicted: [n, m] floats.
         numbers: [n, m] floats.
         names: m names.
         seed: of the bootstrap.
+        groups: [n] what belongs together, as photos of one person do; how many there are is then
+            under ``groups``. None if each row stands alone.
 
     Raises:
         DataError: for no rows, shapes that do not fit, NaN or infinity.
@@ -49,7 +57,7 @@ def evaluate_numbers(
 
     def figures(times: Array) -> Array:
         """Return [k, 3, m]: the three figures of each number on k resamples."""
-        absolute, squared, first, second = np.split(times @ terms / n, 4, axis=1)
+        absolute, squared, first, second = np.split(averages(times, terms), 4, axis=1)
         variance = second - first**2
         unexplained = np.full_like(squared, np.nan)
         np.divide(squared, variance, out=unexplained, where=variance > ROUNDING * second)
@@ -57,12 +65,13 @@ def evaluate_numbers(
 
     values = figures(np.ones((1, n)))[0]
     count = bootstrap.resamples(n, m)
-    resampled = bootstrap.estimates(figures, n, count, seed)
+    resampled = bootstrap.estimates(figures, n, count, seed, groups)
     keys = ("mean_absolute_error", "root_mean_squared_error", "r2")
     return {
         "n": n,
+        **bootstrap.counted(groups),
         **{
-            key: bootstrap.number(values[row].mean(), resampled[:, row].mean(axis=1), n)
+            key: bootstrap.mean_number(values[row], resampled[:, row], n)
             for row, key in enumerate(keys)
         },
         "per_number": [

@@ -74,7 +74,7 @@ def adapt_state(
 def spread_channels(weight: Tensor, channels: int) -> Tensor:
     """Return the weight of a convolution on three channels for another number of them.
 
-    For one channel it is the sum, which makes of a grey image what the three made of its copies.
+    For one channel it is the sum, which makes of a gray image what the three made of its copies.
     For others the three are repeated in turn and scaled by ``3 / channels``, which leaves the size
     of the outputs about what it was (as timm does).
 

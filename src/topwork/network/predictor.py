@@ -59,7 +59,7 @@ class Predictor:
         0.5 or more; of a regression the number, or a tuple of numbers.
 
         Args:
-            images: paths, Pillow images, or arrays, uint8 or uint16, [H, W] or [H, W, C]: grey,
+            images: paths, Pillow images, or arrays, uint8 or uint16, [H, W] or [H, W, C]: gray,
                 RGB, RGBA, or as many bands as the network takes.
 
         Raises:

@@ -323,7 +323,7 @@ def _from_topwork(name: str) -> Backbone:
 
 
 def _dense() -> Backbone:
-    """Return the stack of dense layers, which takes grey values from 0 to 1 as they are."""
+    """Return the stack of dense layers, which takes gray values from 0 to 1 as they are."""
     size = (28, 28)
     arguments = {
         "widths": [500, 500, 2000],

@@ -142,7 +142,7 @@ def batches(inputs: Inputs, rows: Sequence[int]) -> Iterator[tuple[Tensor, ...]]
 
 
 def pictured_weights(maps: Tensor) -> np.ndarray:
-    """Return weights [n, C, h, w] as pictures, each stretched so that zero is a middle grey."""
+    """Return weights [n, C, h, w] as pictures, each stretched so that zero is a middle gray."""
     maps = maps.detach().cpu().float()
     maps = 0.5 + maps / (2 * maps.abs().amax((1, 2, 3), keepdim=True).clamp(min=1e-12))
     return (maps.permute(0, 2, 3, 1) if maps.shape[1] == 3 else maps.mean(1)).numpy()

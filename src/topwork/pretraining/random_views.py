@@ -36,20 +36,20 @@ class Strength:
         flip: whether half of the views are mirrored, left for right.
         jitter: largest change of brightness, contrast and saturation, as a factor above or below 1.
         hue: largest turn of the hue, as a share of the full circle.
-        grey: share of the views without any color.
+        gray: share of the views without any color.
     """
 
     least_area: float = 0.2
     flip: bool = True
     jitter: float = 0.4
     hue: float = 0.1
-    grey: float = 0.2
+    gray: float = 0.2
 
 
 STRONG = Strength()
 """What SimCLR does to CIFAR: color distortion of strength 0.5, no blur (Chen et al. 2020, B.9). But
 crops have a fifth of the area at least; there it is 0.08, some nine pixels to a side."""
-MILD = Strength(least_area=0.5, jitter=0.0, hue=0.0, grey=0.0)
+MILD = Strength(least_area=0.5, jitter=0.0, hue=0.0, gray=0.0)
 """Crops and flips alone."""
 
 
@@ -69,7 +69,7 @@ def random_views(images: Tensor, strength: Strength = STRONG) -> Tensor:
     Returns:
         the views, likewise.
 
-    >>> same = Strength(least_area=1.0, flip=False, jitter=0.0, hue=0.0, grey=0.0)
+    >>> same = Strength(least_area=1.0, flip=False, jitter=0.0, hue=0.0, gray=0.0)
     >>> images = torch.rand(2, 3, 8, 8)
     >>> torch.equal(random_views(images, same), images), random_views(images).shape
     (True, torch.Size([2, 3, 8, 8]))
@@ -78,7 +78,7 @@ def random_views(images: Tensor, strength: Strength = STRONG) -> Tensor:
         if strength.least_area < 1 or strength.flip:
             images = _cropped(images, strength)
         colored = images.shape[1] == 3
-        if colored and (strength.jitter or strength.hue or strength.grey):
+        if colored and (strength.jitter or strength.hue or strength.gray):
             images = _recolored(images, strength)
         return images
 
@@ -142,7 +142,7 @@ def _recolored(images: Tensor, strength: Strength) -> Tensor:
     changed = (draws[4] < 2 * JITTERED - 1).to(images.dtype)
     brightness, contrast, saturation = (1 + strength.jitter * changed * row for row in draws[:3])
     turn = 2 * math.pi * strength.hue * changed * draws[3]
-    saturation = saturation.where(draws[5] >= 2 * strength.grey - 1, 0)
+    saturation = saturation.where(draws[5] >= 2 * strength.gray - 1, 0)
 
     to_yiq = torch.tensor(YIQ)
     from_yiq, to_yiq = torch.linalg.inv(to_yiq).to(images), to_yiq.to(images)

@@ -27,9 +27,12 @@ def headline(profile: Profile) -> str:
     similarity = profile.get("similarity") or {}
     value, at_top = amount(metric, values[best]), amount(metric, values[top])
     gain = profile["gain"] or {"told_apart": False}
+    known = [number for number in values.values() if number is not None]
+    if not known:
+        return "Nothing could be measured: no image that was held out has any of the labels"
     if similarity.get("transfers") is False:
         return f"Nothing transfers: even at its best depth, {best}, the network gives {value}"
-    most = max(values.values(), key=sign_of(metric).__mul__)
+    most = max(known, key=sign_of(metric).__mul__)
     found = "Best at" if values[best] == most else "Least loss at"
     if best == top:
         found += f" the top ({value})"

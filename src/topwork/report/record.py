@@ -38,17 +38,33 @@ HEADLINES = {
 }
 
 
-def results(answers: np.ndarray, targets: Targets, seed: int) -> dict[str, Any]:
+def given_groups(images: ImageSet, indices: Sequence[int]) -> np.ndarray | None:
+    """Return what belongs together of some images, [n]; None where the data give no groups.
+
+    An image without a group stands alone.
+    """
+    groups = [images.items[index].group for index in indices]
+    if not any(groups):
+        return None
+    own = zip(indices, groups, strict=True)
+    return np.array([f"group {group}" if group else f"image {index}" for index, group in own])
+
+
+def results(
+    answers: np.ndarray, targets: Targets, seed: int, groups: np.ndarray | None = None
+) -> dict[str, Any]:
     """Return the metrics under ``test``, and one of them on top, by the kind of targets.
 
     Args:
         answers: [n, names], as a predictor gives them.
         targets: of the same images.
         seed: of the intervals.
+        groups: [n] what belongs together, as photos of one person do; None if each image stands
+            alone.
     """
     known = targets.answered()
     evaluate = {"classes": evaluate_classes, "labels": evaluate_labels, "numbers": evaluate_numbers}
-    metrics = evaluate[known.kind](answers, known.values, known.names, seed=seed)
+    metrics = evaluate[known.kind](answers, known.values, known.names, seed=seed, groups=groups)
     metric = HEADLINES[known.kind]
     accuracy = {"accuracy": metrics[metric]["value"]} if known.kind == "classes" else {}
     return {"metric": metric, **metrics[metric], **accuracy, "test": metrics}

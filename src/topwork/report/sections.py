@@ -100,6 +100,8 @@ def hero(record: dict[str, Any]) -> dict[str, Any]:
         sure = f"{right:,} of {n:,} test images right; {sure}"
     else:
         sure = f"{counted(n, 'test image')}; {sure}"
+    if groups := record["test"].get("groups"):
+        sure += f", which takes the images of each of {counted(groups, 'group')} together"
     guess, guessed = guessing(record)
     return {
         "metric": metric_name(metric),
@@ -122,15 +124,30 @@ def guessing(record: dict[str, Any]) -> tuple[float | None, str]:
         share, name = max(zip(members, confusion["classes"], strict=True))
         return share / n, f"Always answering “{name}” would be right for {percent(share / n)}."
     if record["metric"] == "mean_average_precision":
-        shares = [row["n"] / n for row in test["per_label"] if row["n"]]
-        if not shares:
+        chances = [chance_precision(row["n"], n) for row in test["per_label"] if row["n"]]
+        if not chances:
             return None, "No test image has any label."
-        share = sum(shares) / len(shares)
-        return share, f"Ranking by chance would reach {share:.3f}."
+        chance = sum(chances) / len(chances)
+        return chance, f"Ranking by chance would reach {chance:.3f}."
     r2 = test["r2"]["value"]
     if r2 is None:
         return None, "The true numbers are all the same."
     return None, f"It explains {percent(max(r2, 0.0))} of the variance of the true numbers."
+
+
+def chance_precision(positives: int, n: int) -> float:
+    """Return the average precision that a random ranking has on average (Bestgen 2015).
+
+    With few images it lies well above the share of positive ones: the first hit is found at some
+    rank, and all that are above it count.
+
+    >>> chance_precision(1, 4)  # the mean of 1, 1/2, 1/3 and 1/4
+    0.5208333333333333
+    """
+    if n == 1:
+        return 1.0
+    first = sum(1 / rank for rank in range(1, n + 1)) / n
+    return first + (positives - 1) / (n - 1) * (1 - first)
 
 
 def honest(record: dict[str, Any]) -> str:

@@ -7,6 +7,7 @@ prints as it is.
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from typing import Any
 
@@ -62,7 +63,7 @@ def print_fit(record: dict[str, Any]) -> None:
     print(f"{record['seconds']:.1f} s; {trunk_use(record)}")
     print(f"run folder: {record['run']}")
     print(f"report: {record['run']}/report.html")
-    print(f"next: topwork predict {record['run']} IMAGE...")
+    print(f"next: topwork predict {shlex.quote(record['run'])} IMAGE...")
 
 
 def trunk_use(record: dict[str, Any]) -> str:
