@@ -354,11 +354,11 @@ def test_large_rows_are_written_in_smaller_shards(
 ) -> None:
     by = extractor(depths=("2",), pool="none")
     size = 4 * int(np.prod(by.trunk.cuts[0].shape))
-    monkeypatch.setattr(building, "SHARD_BYTES", 10 * size)
+    monkeypatch.setattr(building, "SHARD_BYTES", 20 * size)
     written = []
     monkeypatch.setattr(CodeStore, "merge", lambda store: written.extend(store.shards))
     all_of(images, by)
-    assert [len(shard.codes) for shard in written] == [10] * (len(images.items) // 10) + [2]
+    assert [len(shard.codes) for shard in written] == [20] * (len(images.items) // 20) + [12]
 
 
 def test_an_image_that_breaks_has_no_row(images: ImageSet, pictures: Path, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from topwork.data.views import Preprocessing, to_tensor
 from topwork.errors import UsageError
 from topwork.network.chain import Chain, trace_chain
+from topwork.network.device import batch_size
 from topwork.report.terminal import print_runtimes
 from topwork.trunk.execution import Execution
 from topwork.trunk.extraction import Extractor, prepare, program_facts
@@ -45,7 +46,7 @@ from topwork.trunk.runtimes.trials import Trial
 
 CPU = torch.device("cpu")
 SIZE = (64, 48)
-SHAPE = (2, *SIZE, 3)
+SHAPE = (batch_size(CPU, SIZE), *SIZE, 3)
 PREPROCESSING = Preprocessing(SIZE, 1.0, "bilinear", (0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
 SETTINGS = {
     "vit_tiny_patch16_224": {"img_size": SIZE, "depth": 2},
@@ -198,7 +199,7 @@ def test_asked_for_by_name_tried_and_kept(
     extractor = extractor_of()
     with caplog.at_level(logging.INFO, "topwork"):
         found, run = choose(extractor, images=1, wanted=runtime)
-    assert found == Runtime(runtime, CPU, 2, machine.version_of(runtime) or "")
+    assert found == Runtime(runtime, CPU, SHAPE[0], machine.version_of(runtime) or "")
     assert found.facts()["version"]
     assert_close(run(pixels_of(3)), outputs_by_hand(extractor, pixels_of(3)))
     (line,) = caplog.messages
@@ -217,7 +218,7 @@ def test_the_trial_imports_that_runtime_only(runtime: str, tmp_path: Path) -> No
         "import sys; from topwork.trunk.runtimes import child; child.main(*sys.argv[1:])\n"
         "print({module.partition('.')[0] for module in sys.modules})"
     )
-    arguments = (runtime, tmp_path / "trunk.onnx", tmp_path / "outputs.npz", "2x64x48x3", "2")
+    arguments = (runtime, tmp_path / "trunk.onnx", tmp_path / "outputs.npz", "x".join(map(str, SHAPE)), "2")
     command = [sys.executable, "-c", code, *map(str, arguments)]
     said, modules = subprocess.run(
         command, capture_output=True, text=True, check=True
@@ -529,21 +530,21 @@ def test_worth_compiling_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_can_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
-    names = [runtime.name for runtime in choice.runtimes_for(Execution(CPU))]
+    names = [runtime.name for runtime in choice.runtimes_for(Execution(CPU), SIZE)]
     assert names[0] == "eager"
     assert "half" not in names
-    on_gpu = choice.runtimes_for(Execution(torch.device("cuda")))
+    on_gpu = choice.runtimes_for(Execution(torch.device("cuda")), SIZE)
     assert [(runtime.name, runtime.batch) for runtime in on_gpu] == [("eager", 64), ("compile", 64)]
-    only = choice.runtimes_for(Execution(CPU, runtime="compile"))
+    only = choice.runtimes_for(Execution(CPU, runtime="compile"), SIZE)
     assert [runtime.name for runtime in only] == ["compile"]
     with pytest.raises(UsageError, match="--runtime half: needs a CUDA device"):
-        choice.runtimes_for(Execution(CPU, runtime="half"))
+        choice.runtimes_for(Execution(CPU, runtime="half"), SIZE)
     with pytest.raises(UsageError, match="--runtime openvino: runs on a CPU; add --device cpu"):
-        choice.runtimes_for(Execution(torch.device("cuda"), runtime="openvino"))
+        choice.runtimes_for(Execution(torch.device("cuda"), runtime="openvino"), SIZE)
     monkeypatch.setattr(available, "version_of", lambda name: None)
     with pytest.raises(UsageError, match=r"openvino: not installed; pip install 'topwork\[open"):
         choose(extractor_of(), wanted="openvino")
-    assert [r.name for r in choice.runtimes_for(Execution(CPU))] == ["eager", "compile"]
+    assert [r.name for r in choice.runtimes_for(Execution(CPU), SIZE)] == ["eager", "compile"]
 
 
 def test_eager_by_name_tries_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -625,7 +626,7 @@ def test_seconds_are_those_of_all_threads(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(timing, "time", Clock())
     for threads in (1, 4):
         seconds = timing.seconds_per_image(lambda pixels: [], pixels_of(0), threads)
-        assert seconds == 1 / (2 * threads)
+        assert seconds == 1 / (SHAPE[0] * threads)
 
 
 def test_a_small_gain_is_none() -> None:

@@ -15,15 +15,12 @@ from topwork.data.arrays import encode
 from topwork.data.augment import View
 from topwork.data.decode import decode, quiet, reasons, upright_picture
 from topwork.data.image_set import ImageSet
-from topwork.data.loading import Track, map_ahead, read_view, untracked
+from topwork.data.loading import Part, Track, map_ahead, read_view, untracked
 from topwork.data.views import render, to_tensor
 from topwork.errors import ImageError, UsageError
 from topwork.network.answers import Answer, answers, conclusions, kind_of_answers
-from topwork.network.device import choose_device, one_core_a_thread
+from topwork.network.device import batch_size, choose_device, one_core_a_thread
 from topwork.network.folder import Opened, open_model
-
-BATCH = 2
-"""Images at a time; short batches are filled up, so that a score depends on its image alone."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +43,11 @@ class Predictor:
         kind = kind_of_answers(self.opened.plan.head, self.outputs)
         object.__setattr__(self, "labels", self.opened.labels)
         object.__setattr__(self, "kind", kind)
+
+    @property
+    def batch(self) -> int:
+        """Images at a time; short batches are filled up: a score depends on its image alone."""
+        return batch_size(self.device, self.opened.preprocessing.size)
 
     @property
     def outputs(self) -> int:
@@ -85,7 +87,7 @@ class Predictor:
         def work(batch: Sequence[Any]) -> np.ndarray:
             return self.answers(np.stack([self.view_of(image) for image in batch]))
 
-        batches = [images[i : i + BATCH] for i in range(0, len(images), BATCH)]
+        batches = in_batches(images, self.batch)
         with quiet(), one_core_a_thread():
             rows = [part for _, part in map_ahead(batches, work)]
         return np.concatenate(rows) if rows else np.zeros((0, len(self.labels)))
@@ -117,7 +119,7 @@ class Predictor:
             found = [self.answers_or_errors(images, batch, expected, view) for view in drawn]
             return [mean_of(of_one) for of_one in zip(*found, strict=True)]
 
-        batches = [indices[i : i + BATCH] for i in range(0, len(indices), BATCH)]
+        batches = in_batches(indices, self.batch)
         with quiet(), one_core_a_thread():
             for batch, results in map_ahead(track(batches, "predicting"), work):
                 yield from zip(batch, results, strict=True)
@@ -141,7 +143,7 @@ class Predictor:
         Returns:
             float64 [N, labels].
         """
-        missing = BATCH - len(pixels)
+        missing = self.batch - len(pixels)
         filled = np.concatenate([pixels, np.zeros((missing, *pixels.shape[1:]), np.uint8)])
         images = to_tensor(filled, self.opened.preprocessing)
         with torch.inference_mode():
@@ -168,6 +170,15 @@ class Predictor:
         else:
             raise ImageError(type(image).__name__, "give a path, a Pillow image or an array")
         return render(picture, preprocessing)
+
+
+def in_batches(sequence: Sequence[Part], size: int) -> list[Sequence[Part]]:
+    """Return a sequence in parts of a size, the last one perhaps shorter.
+
+    >>> in_batches("abcde", 2)
+    ['ab', 'cd', 'e']
+    """
+    return [sequence[start : start + size] for start in range(0, len(sequence), size)]
 
 
 def mean_of(answers: Sequence[np.ndarray | ImageError]) -> np.ndarray | ImageError:

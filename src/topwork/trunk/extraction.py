@@ -40,9 +40,10 @@ from topwork.trunk.fingerprint import (
 )
 from topwork.trunk.memory import HeldRows, MemoryStore
 from topwork.trunk.program import WHOLE, Output, TrunkProgram
+from topwork.trunk.runtimes.available import runtime_named
 from topwork.trunk.runtimes.choice import faster_run, runtimes_for
 from topwork.trunk.runtimes.eager import eager_run
-from topwork.trunk.runtimes.runtime import Run, Runtime, eager_runtime
+from topwork.trunk.runtimes.runtime import Run, Runtime
 from topwork.trunk.shards import DamagedShard, Rows
 
 log = logging.getLogger("topwork")
@@ -76,7 +77,8 @@ class Extractor:
     def eager(self) -> Runner:
         """The trunk as PyTorch runs it, which any other way is held against."""
         device = self.execution.device
-        return Runner(self, eager_runtime(device), eager_run(self.program, device))
+        runtime = runtime_named("eager", device, self.preprocessing.size)
+        return Runner(self, runtime, eager_run(self.program, device))
 
     @cached_property
     def canary(self) -> Canary:
@@ -390,7 +392,7 @@ def fullest(extractor: Extractor, digests: Sequence[str], view: View) -> tuple[R
     """
     possible: Sequence[Runtime] = (extractor.eager.runtime,)
     if extractor.program.numbers:
-        possible = runtimes_for(extractor.execution)
+        possible = runtimes_for(extractor.execution, extractor.preprocessing.size)
     found = {possible[0]: len(digests)}
     for runtime in possible:
         if all(is_there(facts) for facts in facts_of(extractor, runtime, view)):

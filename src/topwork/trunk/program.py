@@ -48,7 +48,7 @@ class TrunkProgram(nn.Module):
         numbers: of the cut of each output, among the trunk's.
     """
 
-    size: tuple[int, ...]
+    size: tuple[int, int, int]
     mean: Tensor
     std: Tensor
 

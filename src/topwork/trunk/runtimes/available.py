@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 
 from topwork.errors import UsageError
+from topwork.network.device import batch_size
 from topwork.trunk.runtimes.machine import version_of
-from topwork.trunk.runtimes.runtime import Runtime, eager_runtime
+from topwork.trunk.runtimes.runtime import Runtime
 
 ONNX_RUNTIMES = ("onnxruntime", "openvino")
 """Those that open an ONNX file, on the CPU only."""
@@ -17,10 +18,13 @@ INSTALL = {
 }
 
 
-def runtime_named(name: str, device: torch.device) -> Runtime:
-    """Return the runtime of a name."""
+def runtime_named(name: str, device: torch.device, size: tuple[int, int]) -> Runtime:
+    """Return the runtime of a name, for images of a height and width in pixels.
+
+    "eager", which is always there, is PyTorch as it is, in float32, channels last.
+    """
     version = (version_of(name) or "") if name in ONNX_RUNTIMES else ""
-    return Runtime(name, device, eager_runtime(device).batch, version)
+    return Runtime(name, device, batch_size(device, size), version)
 
 
 def require_runtime(name: str, device: torch.device) -> None:

@@ -27,20 +27,24 @@ from topwork.trunk.runtimes.trials import Trial, fastest, gain, judged, said_of
 log = logging.getLogger("topwork")
 
 
-def runtimes_for(execution: Execution) -> tuple[Runtime, ...]:
+def runtimes_for(execution: Execution, size: tuple[int, int]) -> tuple[Runtime, ...]:
     """Return the runtimes that may run trunks here, eager first; or the one that is asked for.
 
     Half precision is never among them unless asked for: it differs by more than others may.
+
+    Args:
+        execution: how trunks are to be run.
+        size: height and width of an image in pixels.
 
     Raises:
         UsageError: if the one asked for cannot be had here.
     """
     if execution.runtime != "auto":
         require_runtime(execution.runtime, execution.device)
-        return (runtime_named(execution.runtime, execution.device),)
+        return (runtime_named(execution.runtime, execution.device, size),)
     names = ("eager", *ONNX_RUNTIMES, "compile")
     possible = [name for name in names if not why_not(name, execution.device)]
-    return tuple(runtime_named(name, execution.device) for name in possible)
+    return tuple(runtime_named(name, execution.device, size) for name in possible)
 
 
 def faster_run(
@@ -69,7 +73,7 @@ def faster_run(
         CacheError: if what was asked for by name cannot be kept.
     """
     trunk = ReadyTrunk(program, eager, facts)
-    plain = runtime_named("eager", trunk.device), eager
+    plain = trunk.runtime("eager"), eager
     if wanted == "eager":
         return plain
     if wanted != "auto":
@@ -106,7 +110,7 @@ def onnx_run(trunk: ReadyTrunk, images: int, seconds: float) -> tuple[Runtime, R
         log.warning("%s; eager goes on", error)
         return None
     log.info("runtime: %s", said_of(best, eager) if kept else story(compiled, best))
-    return runtime_named(best.runtime, trunk.device), run
+    return trunk.runtime(best.runtime), run
 
 
 def inductor_run(trunk: ReadyTrunk, images: int, seconds: float) -> tuple[Runtime, Run] | None:
@@ -121,7 +125,7 @@ def inductor_run(trunk: ReadyTrunk, images: int, seconds: float) -> tuple[Runtim
         log.info("runtime: eager; %s", said_of(trial))
         return None
     log.info("runtime: %s", said_of(trial, trunk.eager_trial))
-    return runtime_named("compile", trunk.device), run
+    return trunk.runtime("compile"), run
 
 
 def named_run(trunk: ReadyTrunk, name: str) -> tuple[Runtime, Run]:
@@ -132,7 +136,7 @@ def named_run(trunk: ReadyTrunk, name: str) -> tuple[Runtime, Run]:
         if run is None:
             raise UsageError(f"--runtime {name}: {trial.problem}; choose auto or eager")
         log.info("runtime: %s", said_of(trial, trunk.eager_trial))
-        return runtime_named(name, trunk.device), run
+        return trunk.runtime(name), run
     kept = remembered(trunk.key)
     if kept and kept.trial(name).problem:  # it may have had its moment
         kept = None
@@ -142,7 +146,7 @@ def named_run(trunk: ReadyTrunk, name: str) -> tuple[Runtime, Run]:
         raise UsageError(f"--runtime {name}: {trial.problem}; choose auto or eager")
     run = opened(trunk, compiled, trial)
     log.info("runtime: %s", said_of(trial, compiled.trials[0]) if kept else story(compiled, trial))
-    return runtime_named(name, trunk.device), run
+    return trunk.runtime(name), run
 
 
 def story(compiled: CompiledTrunk, chosen: Trial) -> str:

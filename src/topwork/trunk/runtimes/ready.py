@@ -14,9 +14,10 @@ from topwork.data.loading import workers
 from topwork.network.device import one_core_a_thread
 from topwork.network.trace import first_line
 from topwork.trunk.program import TrunkProgram
+from topwork.trunk.runtimes.available import runtime_named
 from topwork.trunk.runtimes.compiled import CompiledTrunk, compile_trunk, trunk_key
 from topwork.trunk.runtimes.eager import compiled_run, half_run
-from topwork.trunk.runtimes.runtime import Run, eager_runtime
+from topwork.trunk.runtimes.runtime import Run, Runtime
 from topwork.trunk.runtimes.timing import fixed_pixels, seconds_per_image
 from topwork.trunk.runtimes.trials import Trial, judged, try_eager
 
@@ -40,10 +41,14 @@ class ReadyTrunk:
         """Where it runs."""
         return self.program.mean.device
 
+    def runtime(self, name: str) -> Runtime:
+        """Return the runtime of a name, as it would run this trunk."""
+        return runtime_named(name, self.device, self.program.size[:2])
+
     @cached_property
     def shape(self) -> tuple[int, ...]:
         """Of a batch of pixels, [B, H, W, C]."""
-        return (eager_runtime(self.device).batch, *self.program.size)
+        return (self.runtime("eager").batch, *self.program.size)
 
     @cached_property
     def key(self) -> str:

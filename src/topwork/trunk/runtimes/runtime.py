@@ -21,8 +21,7 @@ class Runtime:
     Attributes:
         name: "eager", "half", "compile", "onnxruntime" or "openvino".
         device: where.
-        batch: images at a time, always as many. On a CPU the smallest are the fastest: the tensors
-            of larger ones leave the caches, and batches run side by side anyway.
+        batch: images at a time, always as many.
         version: of the package that runs it; "" for torch, whose version is among the facts anyway.
     """
 
@@ -35,8 +34,3 @@ class Runtime:
         """Return what of it may change a bit of a code."""
         facts = {"name": self.name, "device": self.device.type, "layout": "channels_last"}
         return facts | ({"version": self.version} if self.version else {})
-
-
-def eager_runtime(device: torch.device) -> Runtime:
-    """Return the runtime that is always there: PyTorch as it is, in float32, channels last."""
-    return Runtime("eager", device, batch=2 if device.type == "cpu" else 64)
