@@ -73,9 +73,7 @@ def main() -> int:
     return not passed
 
 
-def extracted(
-    loaded: Loaded, images: ImageSet, digests: Sequence[str]
-) -> tuple[float, np.ndarray]:
+def extracted(loaded: Loaded, images: ImageSet, digests: Sequence[str]) -> tuple[float, np.ndarray]:
     """Return how long the codes of the first images took, and the codes [N, D]."""
     with tempfile.TemporaryDirectory() as folder, cache_at(Path(folder)):
         start = time.perf_counter()

@@ -13,13 +13,14 @@ import safetensors.numpy
 
 import topwork
 from topwork import Augment, Hidden, Phase, Plan, Stop, TopworkError
-from topwork.api import evaluate_model, fit
+from topwork.api import fit
 from topwork.data.arrays import encode
 from topwork.data.image_set import ImageSet, Item
 from topwork.learn.checkpoints import Checkpoints
 from topwork.learn.heads import NEVER
 from topwork.network.state import read_state
 from topwork.report.terminal import print_phase
+from topwork.scoring import evaluate_model
 
 TRAINED = Phase(frozen="layer2", epochs=2, rate=1e-3, batch=16)
 

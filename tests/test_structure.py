@@ -26,6 +26,7 @@ LAYERS = [
     "study",
     "report",
     "advising",
+    "scoring",
     "api",
     "making",
     "showing",

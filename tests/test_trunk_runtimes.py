@@ -218,7 +218,8 @@ def test_the_trial_imports_that_runtime_only(runtime: str, tmp_path: Path) -> No
         "import sys; from topwork.trunk.runtimes import child; child.main(*sys.argv[1:])\n"
         "print({module.partition('.')[0] for module in sys.modules})"
     )
-    arguments = (runtime, tmp_path / "trunk.onnx", tmp_path / "outputs.npz", "x".join(map(str, SHAPE)), "2")
+    shape = "x".join(map(str, SHAPE))
+    arguments = (runtime, tmp_path / "trunk.onnx", tmp_path / "outputs.npz", shape, "2")
     command = [sys.executable, "-c", code, *map(str, arguments)]
     said, modules = subprocess.run(
         command, capture_output=True, text=True, check=True

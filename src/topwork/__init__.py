@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from topwork.advising import advise, profile
-    from topwork.api import evaluate_model, fit
+    from topwork.api import fit
     from topwork.data.items import images_from_arrays, open_images
     from topwork.errors import TopworkError
     from topwork.estimators.classifier import TransferClassifier
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from topwork.network.predictor import load
     from topwork.phase import Phase, Stop
     from topwork.plan import Augment, Hidden, Plan
+    from topwork.scoring import evaluate_model
     from topwork.showing import inspect
 
 _HOME = {
@@ -35,7 +36,7 @@ _HOME = {
     "TransferClassifier": "estimators.classifier",
     "advise": "advising",
     "cut": "network.cut",
-    "evaluate_model": "api",
+    "evaluate_model": "scoring",
     "fit": "api",
     "images_from_arrays": "data.items",
     "inspect": "showing",

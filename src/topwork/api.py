@@ -2,32 +2,27 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import logging
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeGuard
-
-import numpy as np
 
 from topwork.data.audit import Audit, audit
 from topwork.data.image_set import ImageSet
 from topwork.data.items import open_images
 from topwork.data.loading import Track, untracked
-from topwork.errors import DataError, ImageError, UsageError
+from topwork.errors import DataError, UsageError
 from topwork.learn.checkpoints import Checkpoints
-from topwork.learn.fit import Fitted, fit_plan, require_fittable, require_solvable
-from topwork.learn.targets import Targets, names_of, targets_of
+from topwork.learn.fit import fit_plan, require_fittable, require_solvable
+from topwork.learn.targets import names_of, targets_of
 from topwork.named_plans import named_plan
-from topwork.network.answers import answers as answers_to
 from topwork.network.device import choose_device
 from topwork.network.folder import save_model
 from topwork.network.loading import load_backbone
-from topwork.network.predictor import Predictor, load
+from topwork.network.predictor import load
 from topwork.network.shipped import name_or_shipped, say_shipped
 from topwork.network.zoo import Backbone, find_backbone
 from topwork.plan import Plan
@@ -43,12 +38,11 @@ from topwork.report.record import (
     write_predictions,
     write_split,
 )
+from topwork.scoring import compare_with_cache, score
 from topwork.staging import staged_folder
 from topwork.trunk.execution import Execution
 
 log = logging.getLogger("topwork")
-
-SPLIT = "split.csv"
 
 
 def make_plan(
@@ -285,7 +279,7 @@ def fit(
             "cached_codes": cached,
             "advice": advice,
         }
-        write_split(staged / SPLIT, images, audited)
+        write_split(staged, images, audited)
         write_predictions(staged / "predictions.csv", images, tested, answers, targets)
         write_json(staged / RECORD, record)
         try:
@@ -384,61 +378,6 @@ def require_no_checkpoints(unfinished: Path, resume: bool, out: Path) -> None:
         )
 
 
-def evaluate_model(
-    model: str | Path,
-    data: str | Path | ImageSet,
-    *,
-    seed: int = 0,
-    device: str = "auto",
-    track: Track = untracked,
-) -> dict[str, Any]:
-    """Score a model folder on labeled images, all of them, whatever their split.
-
-    Returns:
-        plain data: as the record of `fit`, ``test`` included; ``left_out``, names and reasons of
-        what is not scored; ``learned_from``, how many of the images the fit has seen (None where
-        its run folder is not around the model).
-
-    Raises:
-        DataError: if the images have labels that the model does not know.
-        ModelError: if the model cannot be opened.
-    """
-    clock = Clock()
-    predictor = load(model, device)
-    numbers = predictor.kind == "numbers"
-    images = data if isinstance(data, ImageSet) else open_images(data, numbers=numbers)
-    tested, answers, lost = score(predictor, images, tuple(range(len(images.items))), track)
-    if not tested:
-        raise DataError(f"{images.location}: none of the images can be read")
-    head, outputs = predictor.opened.plan.head, predictor.outputs
-    targets = targets_of(images, tested, head, names=predictor.labels, outputs=outputs)
-    return {
-        **results(answers, targets, seed, given_groups(images, tested)),
-        "seconds": clock.total(),
-        "unreadable": len(lost),
-        "left_out": [list(entry) for entry in (*images.skipped, *lost)],
-        "learned_from": learned_from(Path(model), images, tested),
-        "model": str(model),
-    }
-
-
-def learned_from(model: Path, images: ImageSet, indices: Sequence[int]) -> int | None:
-    """Return how many of some images the fit of a model learned from, by their bytes.
-
-    None where no run lies around the model that would tell.
-    """
-    run = model.parent if model.name == "model" else model
-    try:
-        with (run / SPLIT).open(encoding="utf-8", newline="") as file:
-            learned = {
-                row["sha256"] for row in csv.DictReader(file) if row["side"] in ("train", "val")
-            }
-    except (OSError, KeyError):
-        return None
-    found = (hashlib.sha256(images.read(index)).hexdigest() for index in indices)
-    return sum(digest in learned for digest in found)
-
-
 def report(run: str | Path) -> dict[str, Any]:
     """Write the report of a run anew, from what its fit has kept for it.
 
@@ -449,64 +388,6 @@ def report(run: str | Path) -> dict[str, Any]:
         TopworkError: if the folder is no run, or holds no evidence.
     """
     return {"run": str(run), "files": [str(path) for path in rebuild(run).values()]}
-
-
-def score(
-    predictor: Predictor,
-    images: ImageSet,
-    indices: tuple[int, ...],
-    track: Track,
-    audited: Audit | None = None,
-) -> tuple[list[int], np.ndarray, list[tuple[str, str]]]:
-    """Predict some images.
-
-    Args:
-        predictor: the model.
-        images: where they come from.
-        indices: which of them.
-        track: shows progress.
-        audited: if given, an image whose bytes are no longer those audited is refused.
-
-    Returns:
-        those that could be read, their probabilities [N, C], and the others with the reason.
-    """
-    tested, rows, lost = [], [], []
-    digests = [str(audited.digests[index]) for index in indices] if audited else None
-    for index, result in predictor.predict_set(images, indices, digests, track):
-        if isinstance(result, ImageError):
-            lost.append((result.name, result.reason))
-        else:
-            tested.append(index)
-            rows.append(result)
-    return tested, np.array(rows).reshape(len(rows), len(predictor.labels)), lost
-
-
-COMPARED = 50
-"""Test images that go through the trunk once more, for comparison."""
-
-
-def compare_with_cache(
-    fitted: Fitted, tested: list[int], targets: Targets, shipped: np.ndarray, seed: int
-) -> dict[str, Any]:
-    """Tell how far the score by way of the cache lies from that of the shipped model.
-
-    Both are of the same test images: all, or where there are many, some spread over them evenly.
-    """
-    rows = np.unique(np.linspace(0, len(tested) - 1, COMPARED).astype(int))
-    some = replace(targets, values=targets.values[rows])
-    scores = fitted.scores([tested[row] for row in rows]).cpu().numpy()
-    cached = answers_to(fitted.samples.loaded.plan.head, scores)
-    return {
-        "value": results(cached, some, seed)["value"],
-        "shipped": results(shipped[rows], some, seed)["value"],
-        "largest_difference": float(np.abs(cached - shipped[rows]).max()),
-        "compared": len(rows),
-        "runtimes": list(fitted.samples.runtimes),
-        "decoding": fitted.samples.execution.decoding,
-        "keys": list(fitted.samples.keys),
-        "computed": fitted.samples.computed,
-        "images": len(fitted.indices) + len(rows),
-    }
 
 
 def require_free(out: Path) -> None:

@@ -257,7 +257,8 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Score a model on labeled images, with intervals."""
-    result = import_verbs().evaluate_model(model, data, seed=seed, device=device, track=track)
+    verbs = import_verbs("scoring")
+    result = verbs.evaluate_model(model, data, seed=seed, device=device, track=track)
     if as_json:
         print_json(result)
         return

@@ -28,7 +28,7 @@ from topwork.network.answers import conclusions
 from topwork.network.folder import why_not_timm
 from topwork.network.loading import Loaded
 
-RECORD = "record.json"
+RECORD, SPLIT = "record.json", "split.csv"
 
 
 HEADLINES = {
@@ -142,14 +142,24 @@ def probes_of(fitted: Fitted) -> list[dict[str, Any]]:
     return [record["probe"] for record in fitted.records if "probe" in record]
 
 
-def write_split(path: Path, images: ImageSet, audited: Audit) -> None:
-    """Write which image went to which side."""
+def write_split(run: Path, images: ImageSet, audited: Audit) -> None:
+    """Write into a run folder which image went to which side."""
     sides = audited.split.side_of()
     rows = (
         (item.name, in_words(item.labels), sides.get(index, "none"), audited.digests[index] or "")
         for index, item in enumerate(images.items)
     )
-    write_csv(path, ("name", "label", "side", "sha256"), rows)
+    write_csv(run / SPLIT, ("name", "label", "side", "sha256"), rows)
+
+
+def digests_learned(run: Path) -> set[str] | None:
+    """Return the SHA-256 of the images that a run learned from; None if its folder has no split."""
+    try:
+        with (run / SPLIT).open(encoding="utf-8", newline="") as file:
+            rows = csv.DictReader(file)
+            return {row["sha256"] for row in rows if row["side"] in ("train", "val")}
+    except (OSError, KeyError):
+        return None
 
 
 def write_predictions(
