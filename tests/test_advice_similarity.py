@@ -465,6 +465,21 @@ def test_nothing_transfers_where_no_depth_beats_the_lowest() -> None:
     assert (single.verdict, single.transfers) == ("cannot tell", None)
 
 
+@pytest.mark.parametrize("count", [2, 3])
+def test_few_groups_do_not_show_that_nothing_transfers(count: int) -> None:
+    groups = np.array([str(row % count) for row in range(COUNT)])
+    found = {}
+    for name, losses in (("good", [1.3, 0.9, 0.3, 0.2]), ("useless", [math.log(4)] * 4)):
+        said = profile(losses, noise=0.01)
+        for depth in said.depths:  # the same features do less for one of the groups
+            last = groups[depth.best.rows] == str(count - 1)
+            depth.best.losses[last] += 0.7 if name == "good" else 0.05
+        found[name] = similarity_of(replace(said, groups=groups), None)
+    assert found["good"].transfers is None
+    assert f"What {count} groups of images show may be chance." in found["good"].why
+    assert found["useless"].transfers is False
+
+
 def test_where_the_lowest_features_do_nothing_is_left_to_gain() -> None:
     found = similarity_of(profile([0.01] * 5, noise=0.001), None)
     assert found.transfers is None

@@ -108,3 +108,25 @@ def standard_errors_above(losses: Array, least: Array, groups: Array | None = No
     if error > 0:
         return on_the_normal_scale(mean / error, degrees_of_freedom(own))
     return math.copysign(math.inf, mean) if mean else 0.0
+
+
+def may_be_flawless(losses: Array, least: Array, groups: Array | None = None) -> bool:
+    """Say whether the 95 % interval of what is gained over some losses reaches all of them.
+
+    Then groups are too few, or too unlike each other, for anything to be said: not even that what
+    makes no error at all is better.
+
+    Args:
+        losses: as in `standard_errors_above`.
+        least: likewise.
+        groups: likewise.
+
+    >>> losses, least = np.full(6, 1.5), np.array([0.1, 0.1, 0.1, 0.9, 0.8, 0.9])
+    >>> may_be_flawless(losses, least, np.array([0, 0, 0, 1, 1, 1])), may_be_flawless(losses, least)
+    (True, False)
+    """
+    known = np.isfinite(losses) & np.isfinite(least)
+    own = None if groups is None else groups[known]
+    gains = (losses - least)[known]
+    half = quantile(degrees_of_freedom(own)) * standard_error(gains, own)
+    return bool(gains.mean() + half >= losses[known].mean())

@@ -13,6 +13,7 @@ import numpy as np
 from topwork.advice.comparison import (
     ONE_STANDARD_ERROR,
     Difference,
+    may_be_flawless,
     paired_difference,
     standard_errors_above,
 )
@@ -40,10 +41,12 @@ class Comparison:
         errors: how far the loss of the second lies above that of the first, in standard errors of
             the paired difference.
         accuracy: how much more accurate the first is; None for numbers.
+        open: whether groups are so few that nothing can be said, see `may_be_flawless`.
     """
 
     errors: float
     accuracy: Difference | None
+    open: bool
 
     @property
     def told_apart(self) -> bool:
@@ -146,22 +149,25 @@ def middle_of(depths: tuple[DepthResult, ...]) -> DepthResult:
 def compare(first: Judged, second: Judged, groups: Array) -> Comparison:
     """Compare two ways on the same held-out rows."""
     if first is second:
-        errors = 0.0
+        errors, is_open = 0.0, False
     else:
-        errors = standard_errors_above(second.losses, first.losses, groups[first.rows])
+        losses = second.losses, first.losses, groups[first.rows]
+        errors, is_open = standard_errors_above(*losses), may_be_flawless(*losses)
     if first.right is None or second.right is None:
-        return Comparison(errors, None)
-    return Comparison(errors, paired_difference(first.right, second.right, groups[first.rows]))
+        return Comparison(errors, None, is_open)
+    accuracy = paired_difference(first.right, second.right, groups[first.rows])
+    return Comparison(errors, accuracy, is_open)
 
 
 def over_nothing(judged: Judged, targets: Targets, groups: Array) -> Comparison:
     """Compare a way with giving every row the same answer."""
-    losses, right = of_one_answer(targets)
+    said, right = of_one_answer(targets)
     rows = judged.rows
-    errors = standard_errors_above(losses[rows], judged.losses, groups[rows])
+    losses = said[rows], judged.losses, groups[rows]
+    errors, is_open = standard_errors_above(*losses), may_be_flawless(*losses)
     if judged.right is None or right is None:
-        return Comparison(errors, None)
-    return Comparison(errors, paired_difference(judged.right, right[rows], groups[rows]))
+        return Comparison(errors, None, is_open)
+    return Comparison(errors, paired_difference(judged.right, right[rows], groups[rows]), is_open)
 
 
 def of_one_answer(targets: Targets) -> tuple[Array, Array | None]:

@@ -11,6 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from topwork.advice.distances import CANNOT_TELL, DIFFERENT, LIMITS, SIMILAR, Distances
 from topwork.advice.profile import DepthResult, Profile
 from topwork.advice.shape import Shape, shape_of
@@ -28,7 +30,7 @@ class Similarity:
         verdict: "similar", "different" or "cannot tell".
         transfers: whether the pretrained layers know anything that the target needs, beyond what
             the lowest of them sees; False if they do not as far as can be told, None where the
-            lowest features leave nothing to gain, or are not low.
+            lowest features leave nothing to gain, or are not low, or groups are too few.
         why: in words, with the numbers.
         shape: of the profile.
         distances: from the source; None where its statistics are not known.
@@ -70,7 +72,7 @@ def similarity_of(profile: Profile, distances: Distances | None) -> Similarity:
         sentences.append(distance_in_words(distances))
         signs.add(distances.says)
     signs.discard(CANNOT_TELL)
-    if transfers is False:
+    if not shape.over_nothing.told_apart or transfers is False:
         signs.discard(SIMILAR)
     if len(signs) == 2:
         sentences.append("The two signs say the opposite of each other.")
@@ -81,11 +83,11 @@ def similarity_of(profile: Profile, distances: Distances | None) -> Similarity:
 def transfers_of(shape: Shape, profile: Profile) -> bool | None:
     """Say whether the layers above the lowest know anything that the target needs."""
     if not shape.over_nothing.told_apart:
-        return False
+        return None if shape.over_nothing.open else False
     if shape.rise.told_apart:
         return True
-    lowest = profile.depths[0]
-    return False if shape.begins_low and not nothing_left(lowest) else None
+    beyond_telling = shape.rise.open or nothing_left(profile.depths[0])
+    return False if shape.begins_low and not beyond_telling else None
 
 
 def nothing_left(depth: DepthResult) -> bool:
@@ -108,6 +110,9 @@ def in_words(shape: Shape, profile: Profile, transfers: bool | None) -> str:
             f" {value_of(best)}, against {value_of(top)} at the top, {apart}"
         )
     sentence = f"{peak}; the lowest ({shape.lowest}) give {value_of(lowest)}."
+    if transfers is None and (shape.over_nothing.open or shape.rise.open):
+        count = len(np.unique(profile.groups))
+        return f"{sentence} What {count} groups of images show may be chance."
     if shape.says != CANNOT_TELL:
         return sentence
     if not shape.whole:
