@@ -379,6 +379,16 @@ def test_eval_of_some_classes_with_a_broken_image(topwork, fitted, pictures, tmp
     assert re.search(r"^ accuracy +[01]\.\d+ .* 16", result.out, re.M)
 
 
+def test_eval_of_one_class(topwork, fitted, pictures, tmp_path) -> None:
+    shutil.copytree(pictures / "test" / "disc", tmp_path / "new" / "disc")
+    found = strict_json(topwork("eval", fitted.folder, tmp_path / "new", "--json").out)
+    assert_headline(found, 8)
+    whole = strict_json(topwork("eval", fitted.folder, pictures / "test", "--json").out)
+    assert found["value"] == whole["test"]["per_class"][0]["recall"]["value"]
+    shutil.move(tmp_path / "new" / "disc", tmp_path / "new" / "disk")
+    assert "'disk'" in topwork("eval", fitted.folder, tmp_path / "new").err
+
+
 def test_export(topwork, fitted, tmp_path) -> None:
     for form, name in (("timm", "model"), ("pt2", "model.pt2")):
         out = tmp_path / name

@@ -47,7 +47,9 @@ def evaluate_model(
     clock = Clock()
     predictor = load(model, device)
     numbers = predictor.kind == "numbers"
-    images = data if isinstance(data, ImageSet) else open_images(data, numbers=numbers)
+    images = (
+        data if isinstance(data, ImageSet) else open_images(data, numbers=numbers, least_classes=1)
+    )
     tested, answers, lost = score(predictor, images, tuple(range(len(images.items))), track)
     if not tested:
         raise DataError(f"{images.location}: none of the images can be read")

@@ -97,8 +97,8 @@ def images_from_arrays(
     return ImageSet("arrays", items, ArraySource({"images": array}))
 
 
-def open_npz(path: Path) -> ImageSet:
-    """Return the images of an .npz file with arrays of the usual names.
+def open_npz(path: Path, least_classes: int = 2) -> ImageSet:
+    """Return the images of an .npz file with arrays of the usual names; so many classes needed.
 
     Raises:
         DataError: it is damaged, holds Python objects, or lacks arrays of known names.
@@ -127,7 +127,7 @@ def open_npz(path: Path) -> ImageSet:
             f"{path}: no arrays of known names; it has {', '.join(sorted(arrays)) or 'none'}; "
             f"name them as one of {known}"
         )
-    return require_classes(ImageSet(str(path), tuple(items), ArraySource(images)))
+    return require_classes(ImageSet(str(path), tuple(items), ArraySource(images)), least_classes)
 
 
 def _load(path: Path) -> dict[str, np.ndarray]:

@@ -23,22 +23,22 @@ _LITTER = {"__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin"
 _MANIFESTS = (".csv", ".tsv", ".parquet")
 
 
-def open_folder(path: Path) -> ImageSet:
-    """Return the images in a folder with one sub-folder per class.
+def open_folder(path: Path, least_classes: int = 2) -> ImageSet:
+    """Return the images in a folder with one sub-folder per class, of which so many are needed.
 
     Raises:
         DataError: it cannot be read, is empty, or is not laid out by class.
     """
     names, skipped = walk(str(path))
-    images = _arranged(names, skipped, str(path), "", partial(read_file, str(path)))
+    images = _arranged(names, skipped, str(path), "", partial(read_file, str(path)), least_classes)
     refuse_unreadable(images, str(path))
     return images
 
 
-def open_zip(path: Path) -> ImageSet:
+def open_zip(path: Path, least_classes: int = 2) -> ImageSet:
     """Return the images in a zip of such a folder, with or without one folder around it.
 
-    Nothing is extracted.
+    Nothing is extracted. So many classes are needed.
 
     Raises:
         DataError: as for a folder, or it is no zip archive, or is encrypted.
@@ -48,7 +48,7 @@ def open_zip(path: Path) -> ImageSet:
     skipped = [
         (name, "several times in the archive; the last is taken") for name in source.repeated
     ]
-    return _arranged(kept, skipped, str(path), _wrapper(kept), source)
+    return _arranged(kept, skipped, str(path), _wrapper(kept), source, least_classes)
 
 
 def open_zip_flat(path: Path) -> ImageSet:
@@ -240,6 +240,7 @@ def _arranged(
     location: str,
     prefix: str,
     source: partial[bytes] | ZipSource,
+    least_classes: int,
 ) -> ImageSet:
     """Tell from the names alone which class and which side each image belongs to."""
     inner = [name[len(prefix) :] for name in names]
@@ -269,7 +270,7 @@ def _arranged(
         if name not in unlisted and (not sides or name[len(prefix) :].split("/")[0] in sides)
     ]
     images = ImageSet(location, tuple(sorted(items, key=_by_name)), source, tuple(sorted(stray)))
-    return _checked(images, inner)
+    return _checked(images, inner, least_classes)
 
 
 def _by_name(item: Item) -> str:
@@ -298,7 +299,7 @@ def _empty_class_folders(names: list[str], items: list[Item], prefix: str, depth
     return [name for name in folders if name not in filled]
 
 
-def _checked(images: ImageSet, inner: list[str]) -> ImageSet:
+def _checked(images: ImageSet, inner: list[str], least_classes: int) -> ImageSet:
     """Refuse what is not laid out by class, and say what would help."""
     location = images.location
     manifest = next((name for name in inner if name.lower().endswith(_MANIFESTS)), None)
@@ -322,4 +323,4 @@ def _checked(images: ImageSet, inner: list[str]) -> ImageSet:
         (label,) = images.classes
         if any(item.name.rsplit("/", 2)[-2] != label for item in images.items):
             hint = f"; if the folders inside {label}/ are the classes, give that folder alone"
-    return require_classes(images, hint)
+    return require_classes(images, least_classes, hint)

@@ -91,18 +91,23 @@ class ImageSet:
         return replace(self, items=tuple(self.items[index] for index in indices))
 
 
-def require_classes(images: ImageSet, hint: str = "") -> ImageSet:
+def require_classes(images: ImageSet, least_classes: int = 2, hint: str = "") -> ImageSet:
     """Return the images as they came if there is something to tell apart.
 
+    Args:
+        images: as they were found.
+        least_classes: how many classes there must be: two to learn from, one to score a model.
+        hint: what may help.
+
     Raises:
-        DataError: there are no items, or fewer than two classes.
+        DataError: there are no items, or too few classes.
     """
     if not images.items:
         first = f"; the first: {': '.join(images.skipped[0])}" if images.skipped else ""
         raise DataError(
             f"{images.location}: none of its {len(images.skipped)} entries can be used{first}"
         )
-    if len(images.classes) < 2:
+    if len(images.classes) < least_classes:
         found = f"only one class, {images.classes[0]!r}" if images.classes else "no labels"
         raise DataError(f"{images.location}: {found}; give at least two classes{hint}")
     return images

@@ -34,6 +34,7 @@ def open_images(
     group_column: str | None = None,
     label_separator: str | None = None,
     numbers: bool = False,
+    least_classes: int = 2,
 ) -> ImageSet:
     """Return the labeled images that lie at a location, without decoding any.
 
@@ -46,6 +47,7 @@ def open_images(
             the images are multi-label.
         numbers: the label columns hold numbers, to be learned as such. Folders, archives and
             arrays need not be told: their labels may be numbers anyway.
+        least_classes: how many there must be: two to learn from, one to score a model.
         split_column: its column of train, val and test.
         group_column: its column of what must not be divided, such as a patient.
 
@@ -70,15 +72,16 @@ def open_images(
             group_column=group_column,
             label_separator=label_separator,
             numbers=numbers,
+            least_classes=least_classes,
         )
     if path_column or label_columns or split_column or group_column or label_separator:
         raise UsageError(f"{path}: only a CSV or Parquet manifest has columns; name none")
     if is_folder:
-        return open_folder(path)
+        return open_folder(path, least_classes)
     if suffix == ".zip":
-        return open_zip(path)
+        return open_zip(path, least_classes)
     if suffix == ".npz":
-        return open_npz(path)
+        return open_npz(path, least_classes)
     if suffix in IMAGE_EXTENSIONS:
         raise DataError(f"{path}: a single image; give the folder that holds the class folders")
     if suffix in _PACKED:

@@ -45,6 +45,7 @@ def open_manifest(
     group_column: str | None = None,
     label_separator: str | None = None,
     numbers: bool = False,
+    least_classes: int = 2,
 ) -> ImageSet:
     """Return the images that a table lists; columns that are not named go by their usual names.
 
@@ -105,7 +106,8 @@ def open_manifest(
             tuple(skipped),
             multilabel=multilabel,
             number_names=tuple(chosen) if numbers else (),
-        )
+        ),
+        least_classes,
     )
     refuse_unreadable(images, root)
     return images
