@@ -22,6 +22,7 @@ SCRIPTS = (
     "decoding_agreement.py",
     "runtimes.py",
     "extraction.py",
+    "batches.py",
     "cache_rows.py",
     "cached_views.py",
     "kill_extract.py",
