@@ -179,7 +179,7 @@ ROWS = {
     "unknown kind of data": (
         lambda: write("notes.txt"),
         "fit notes.txt --backbone backbone --out run",
-        "notes.txt: unknown kind of data .txt; give a folder, .zip, .npz, .csv or .parquet",
+        "notes.txt: unknown kind of data .txt; give a folder, .zip, .npz, .csv, .tsv or .parquet",
     ),
     "truncated zip": (
         truncated_zip,

@@ -69,6 +69,9 @@ def test_a_backbone_is_made_fitted_and_known_by_its_source(npz, tmp_path, topwor
             image.load()
     record = json.loads((made / "record.json").read_text())
     assert (record["images"], record["held_out"]) == (38, 2)  # of 40: none that a fit tests with
+    chosen, arguments = settle_recipe("rbm", recipe_of("rbm"), record["recipe"], None, None)
+    assert (chosen.to_dict() | {"arguments": arguments}) == record["recipe"]
+    assert arguments == SMALL["arguments"]
     assert [row["stage"] for row in record["epochs"]] == ["layer 1"] * 2 + ["layer 2"] * 2
     run = tmp_path / "run"
     result = topwork("fit", npz, "--backbone", made, "--plan", "features", "--out", run)
@@ -134,6 +137,22 @@ def test_an_interrupted_one_goes_on_to_the_same_bytes(npz, tmp_path, monkeypatch
     )
     assert whole == resumed
     assert not (tmp_path / "broken.unfinished").exists()
+    record = json.loads((tmp_path / "broken" / "record.json").read_text())
+    assert record["seconds"] >= record["times"]["training"] >= record["training_seconds"] - 0.1
+
+
+def test_where_no_checkpoint_is_whole_it_begins_anew_and_says_so(
+    npz, tmp_path, monkeypatch, caplog
+):
+    wanted = {"method": "rotation", "backbone": "topwork:small_convnet", "size": (8, 8)}
+    stop_after(5, monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(npz, tmp_path / "made", recipe={"phase": SMALL["phase"]}, **wanted)
+    monkeypatch.undo()
+    for file in (tmp_path / "made.unfinished" / "checkpoints").iterdir():
+        file.write_bytes(file.read_bytes()[:-1])
+    pretrain(npz, tmp_path / "made", recipe={"phase": SMALL["phase"]}, resume=True, **wanted)
+    assert "no checkpoint of what was interrupted is whole; beginning anew" in caplog.text
 
 
 def stop_after(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -202,20 +221,19 @@ def test_what_is_there_to_judge_by_is_not_learned_from(tmp_path, topwork: Comman
     assert "8 in test/ or val/ left out" in result.err
 
 
-def test_what_a_fit_chooses_by_is_not_learned_from(tmp_path):
+def test_what_a_fit_chooses_by_is_not_learned_from(tmp_path, caplog):
     images = images_from_arrays(
         drawings(30), [0, 1] * 15, split=["train"] * 20 + ["val"] * 4 + ["test"] * 6
     )
-    record = pretrain(
-        images,
-        tmp_path / "made",
-        method="supervised",
-        backbone="topwork:small_convnet",
-        size=(8, 8),
-        epochs=1,
-    )
+    wanted = {"method": "supervised", "backbone": "topwork:small_convnet"}
+    wanted |= {"size": (8, 8), "epochs": 1}
+    record = pretrain(images, tmp_path / "made", **wanted)
     assert record["images"] + record["held_out"] == 20
     assert record["left_aside"] == 10
+    assert "knows by heart" not in caplog.text
+    without = replace(images, items=tuple(i for i in images.items if i.split != "val"))
+    pretrain(without, tmp_path / "other", **wanted)
+    assert "give val/ to choose by" in caplog.text
 
 
 def test_weights_that_are_given_are_where_it_starts(npz, tmp_path):
@@ -228,6 +246,9 @@ def test_weights_that_are_given_are_where_it_starts(npz, tmp_path):
     assert all(torch.allclose(before[name], after[name], atol=1e-6) for name in before)
     assert first["started_from"] is None
     assert again["started_from"]["file"] == str(weights)
+    found = find_backbone("topwork:dense")
+    with pytest.raises(UsageError, match="was found with its own"):
+        pretrain(npz, tmp_path / "c", method="rbm", backbone=found, weights=weights)
 
 
 def test_half_precision_is_half_the_size(npz, tmp_path, topwork: Command):

@@ -14,13 +14,15 @@ from networks import snapshot
 from pretraining import assert_resumes, drawings, tiny_material, trained, weights_of
 from topwork.data.items import images_from_arrays
 from topwork.errors import BackboneError, PlanError, UsageError
+from topwork.learn.loop import TensorInputs
 from topwork.learn.objective import Scale
 from topwork.making import pretrain
 from topwork.network.loading import build_network, load_backbone
 from topwork.network.zoo import Backbone, find_backbone
 from topwork.phase import Phase
-from topwork.plan import Augment, Plan
+from topwork.plan import Augment, Hidden, Plan
 from topwork.pretraining.distill import (
+    LEAST_DEVIATION,
     DistillRecipe,
     Student,
     classifier_of,
@@ -29,6 +31,7 @@ from topwork.pretraining.distill import (
     mixed,
     pretrain_distill,
     seeing,
+    student_of,
 )
 from topwork.pretraining.hints import hints_between
 
@@ -151,6 +154,30 @@ def test_a_classifier_of_other_codes_is_not_taken(tmp_path: Path) -> None:
     loaded = material.teacher.loaded
     other = replace(loaded, plan=replace(loaded.plan, pool="flatten"))
     assert (classifier_of(loaded) is None, classifier_of(other) is None) == (False, True)
+    for changes, is_taken in (
+        ({}, True),
+        ({"pool": "flatten"}, False),
+        ({"added": (Hidden(12),)}, False),
+        ({"codes": ("block1", "block2")}, False),
+        ({"kept": "block1"}, False),
+        ({"head": "sigmoid"}, False),
+        ({"head": "regression"}, False),
+    ):
+        fitted = replace(Plan(loaded.backbone.name), **changes)
+        model = replace(loaded, backbone=replace(loaded.backbone, fitted=fitted))
+        assert (classifier_of(model) is not None) == is_taken, changes
+
+
+def test_columns_that_hardly_vary_do_not_outweigh_the_others(tmp_path: Path) -> None:
+    material = tiny_material(tmp_path, SHORT, teacher=teacher_in(tmp_path))
+    assert material.teacher is not None
+    loaded = material.teacher.loaded
+    codes = torch.randn(40, 12, generator=torch.Generator().manual_seed(0))
+    codes[:, 3], codes[:, 7] = 0.0, 1e-6 * codes[:, 7]
+    student = student_of(material, loaded, TensorInputs(codes), (), SHORT)
+    typical = float(codes.std(0, unbiased=False).square().mean().sqrt())
+    expected = codes.std(0, unbiased=False).clamp(min=LEAST_DEVIATION * typical)
+    torch.testing.assert_close(student.deviation, expected)
 
 
 def smooth(count: int, side: int) -> np.ndarray:

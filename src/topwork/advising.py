@@ -226,9 +226,7 @@ def backbones_of(
         raise UsageError("no backbone is named; name one, or leave backbone out")
     if weights is not None and len(named) > 1:
         raise UsageError("--weights is for a single backbone; give folders with weights instead")
-    found = [
-        one if isinstance(one, Backbone) else find_backbone(one, weights=weights) for one in named
-    ]
+    found = [find_backbone(one, weights=weights) for one in named]
     names = [one.name for one in found]
     for name in names:
         if names.count(name) > 1:

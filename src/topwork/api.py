@@ -239,8 +239,9 @@ def fit(
     images = data if isinstance(data, ImageSet) else open_images(data, numbers=numbers)
     if backbone is None and is_name(plan):
         say_shipped()
-    if not isinstance(backbone, Backbone):
-        backbone = find_backbone(asked.backbone, weights=weights)
+    backbone = find_backbone(
+        backbone if isinstance(backbone, Backbone) else asked.backbone, weights=weights
+    )
     loaded = load_backbone(backbone, asked, seed)
     require_solvable(loaded)
     clock.lap("backbone")

@@ -81,8 +81,9 @@ app.add_typer(cache_app, name="cache")
 @app.command()
 def demo(
     out: Annotated[
-        Path, typer.Option(help="The folder to make; the run folder is run/ in it.")
-    ] = Path("demo-run"),
+        Path | None,
+        typer.Option(help="The folder to make; without it demo-run, or demo-run-2 and so on."),
+    ] = None,
     photos: Annotated[
         Path | None,
         typer.Option(help="Show it on these images, laid out as for fit, instead of digits."),
@@ -95,6 +96,7 @@ def demo(
     Nothing is fetched.
     """
     verbs = import_verbs("showing")
+    out = out or first_free(Path("demo-run"))
     if photos is None:
         result, show = verbs.run_demo(out, seed=seed, track=track), print_demo
     else:
@@ -209,7 +211,8 @@ def predict(
         typer.Option(
             "--map",
             help="Also draw over each photo, as a PNG in this folder, where in it its classes are"
-            " seen. Photos are brought to twice the network's input size, at most 8 times as long.",
+            " seen. Its short side is brought to twice the network's input size, less if the long"
+            " side would have more than eight times that size.",
         ),
     ] = None,
     device: Device = "auto",

@@ -22,7 +22,7 @@ BACKBONE = "timm:NAME, torchvision:NAME, hf-hub:ORG/NAME, topwork:NAME, or a fol
 
 NONE_NAMED = f"Default: {SHIPPED}, which comes with topwork."
 
-Data = Annotated[Path, typer.Argument(help="Folder, zip, .npz, .csv or .parquet.")]
+Data = Annotated[Path, typer.Argument(help="Folder, .zip, .npz, .csv, .tsv or .parquet.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 Seed = Annotated[int, typer.Option(help="Seed of folds, draws and random weights.", min=0)]
 Device = Annotated[str, typer.Option(help="cpu, cuda, mps or auto.")]

@@ -76,9 +76,10 @@ def pretrain(
 ) -> dict[str, Any]:
     """Make a backbone: train a network on images, their labels mostly left aside.
 
-    Of labeled images only the training part is used, so that a fit of the same images can choose
-    and be tested honestly. What is made is a folder that `topwork.fit` and its kin take as
-    ``backbone``.
+    Of labeled images only the training part is used, so that a fit of the same images is tested
+    honestly; it chooses honestly, too, unless the method learned their labels (supervised) and the
+    data brings no val/ to choose by, which is warned of. What is made is a folder that
+    `topwork.fit` and its kin take as ``backbone``.
 
     Args:
         data: as `topwork.fit` takes it, or a folder or zip of images that lie in it anyhow.
@@ -122,8 +123,7 @@ def pretrain(
             f" with the very same; for another, remove {unfinished}"
         )
     chosen, arguments = settle_recipe(method, recipe_of(method), recipe, epochs, rate)
-    if not isinstance(backbone, Backbone):
-        backbone = find_backbone(backbone, weights=weights)
+    backbone = find_backbone(backbone, weights=weights)
     if arguments:
         spec = replace(backbone.spec, arguments={**backbone.spec.arguments, **arguments})
         backbone = replace(backbone, spec=spec)
@@ -138,13 +138,29 @@ def pretrain(
     execution = Execution(choose_device(device), runtime, decoding, cache)
     images = data if isinstance(data, ImageSet) else open_photos(data)
     audited = audit_photos(images, track)
+    if isinstance(chosen, SupervisedRecipe) and not audited.split.val:
+        log.warning(
+            "labels: all of the training part are learned, so that a fit of the same images would"
+            " choose by what the backbone knows by heart; give val/ to choose by, or fit others"
+        )
     clock.lap("audit")
     request = Request(
-        method, chosen, plan, backbone, images, audited, execution, seed, taught_by, half
+        method,
+        chosen,
+        plan,
+        backbone,
+        images,
+        audited,
+        execution,
+        seed,
+        taught_by,
+        half,
+        arguments,
     )
     material = make_material(request, checkpoints, track)
     if resume:
         material.stages.restore()
+        clock.begin_earlier(material.stages.before)
     work(material, request)
     clock.lap("training")
 
@@ -244,7 +260,7 @@ def card_of(material: Material, request: Request) -> dict[str, Any]:
         "images": len(material.indices),
         "held_out": len(material.held_out),
         "left_aside": len(request.audited.split.val) + len(request.audited.split.test),
-        "recipe": request.recipe.to_dict(),
+        "recipe": request.recipe_in_full(),
         "seed": request.seed,
         "execution": {
             "device": execution.device.type,

@@ -88,7 +88,7 @@ def open_images(
         raise DataError(f"{path}: unpack this archive and give the folder, or pack it as .zip")
     raise DataError(
         f"{path}: unknown kind of data {suffix or '(no extension)'}; "
-        f"give a folder, .zip, .npz, .csv or .parquet"
+        f"give a folder, .zip, .npz, .csv, .tsv or .parquet"
     )
 
 

@@ -62,8 +62,8 @@ class Backbone:
     fitted: Plan | None = None
 
 
-def find_backbone(name: str, *, weights: str | Path | None = None) -> Backbone:
-    """Return the backbone of this name.
+def find_backbone(name: str | Backbone, *, weights: str | Path | None = None) -> Backbone:
+    """Return the backbone of this name; what is no name but a backbone comes back as it is.
 
     Args:
         name: ``timm:NAME`` (also ``NAME.TAG``), ``torchvision:NAME``, ``topwork:NAME``,
@@ -74,7 +74,12 @@ def find_backbone(name: str, *, weights: str | Path | None = None) -> Backbone:
 
     Raises:
         BackboneError: there is no such network, or it is not an image classifier.
+        UsageError: weights are given for a backbone that has its own.
     """
+    if isinstance(name, Backbone):
+        if weights is not None:
+            raise UsageError(f"weights: the backbone {name.name} was found with its own; name it")
+        return name
     backbone = _find(name)
     if weights is None:
         return backbone

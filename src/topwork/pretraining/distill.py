@@ -32,6 +32,7 @@ from topwork.errors import PlanError, UsageError
 from topwork.learn.loop import Epoch, Inputs
 from topwork.learn.objective import Scale
 from topwork.learn.samples import CachedInputs, Samples
+from topwork.network.chain import Chain
 from topwork.network.codes import pool_module, source_pool
 from topwork.network.cut import segment
 from topwork.network.loading import Loaded
@@ -39,7 +40,7 @@ from topwork.network.model import code_width
 from topwork.network.state import read_state
 from topwork.network.weights import match_names
 from topwork.phase import Phase
-from topwork.plan import Augment
+from topwork.plan import Augment, Plan
 from topwork.pretraining.hints import Hint, HintReader, by_cell, hints_between
 from topwork.pretraining.material import Material, outputs_of
 from topwork.pretraining.recipe import Recipe, require_positive, require_share
@@ -55,6 +56,10 @@ TAUGHT = "what the teacher makes of them"
 """Under this name is kept how its codes are come by."""
 SCALED = 10_000
 """Codes, of images or of cells, that tell mean and deviation of the teacher's columns, at most."""
+
+LEAST_DEVIATION = 0.05
+"""Of a column, as a share of all columns' root mean square: in units of less, a unit that hardly
+ever answers to plain views but does to crops would outweigh all others."""
 
 
 @dataclass(frozen=True)
@@ -347,6 +352,8 @@ def student_of(
     """
     chain = material.chain
     head = classifier_of(teacher) if recipe.logits else None
+    if recipe.logits and head is None:
+        log.info("logits: none, as the teacher's weights hold no classifier of its codes")
     pool = material.loaded.plan.pool or "flatten"
     drawn = np.random.default_rng(material.seed).permutation(len(codes))[:SCALED]
     ends = [*(hint.own for hint in hints if hint.own.depth < chain.top.depth), chain.top]
@@ -356,7 +363,7 @@ def student_of(
             [segment(chain, a, b) for a, b in pairwise([chain.cuts[0], *ends])],
             pool_module(chain, chain.top, pool),
             code_width(chain, [chain.top.name], pool),
-            Scale.of(outputs_of(Part(len(hints)), codes, np.sort(drawn).tolist())),
+            scale_of(outputs_of(Part(len(hints)), codes, np.sort(drawn).tolist())),
             classifier=segment(chain, chain.top, None) if head else None,
             head=head,
             temperature=recipe.temperature,
@@ -393,15 +400,27 @@ def scale_of_map(codes: Inputs, number: int, hint: Hint, drawn: np.ndarray) -> S
     """
     cells = hint.rows * hint.columns
     rows = np.sort(drawn[: max(SCALED // cells, 1)]).tolist()
-    return Scale.of(by_cell(outputs_of(Part(number), codes, rows), cells).flatten(0, 1))
+    return scale_of(by_cell(outputs_of(Part(number), codes, rows), cells).flatten(0, 1))
+
+
+def scale_of(columns: Tensor) -> Scale:
+    """Return the scale of a teacher's columns [n, d], with deviations that are not too small.
+
+    >>> scale_of(torch.tensor([[0.0, 2.0, 0.0], [0.0, 0.0, 0.001]])).deviation.round(decimals=3)
+    tensor([0.0290, 1.0000, 0.0290])
+    """
+    found = Scale.of(columns)
+    deviation = columns.std(0, unbiased=False)
+    least = LEAST_DEVIATION * float(deviation.square().mean().sqrt())
+    return Scale(found.mean, deviation.clamp(min=least) if least > 0 else found.deviation)
 
 
 def classifier_of(teacher: Loaded) -> tuple[Tensor, Tensor] | None:
     """Return weight [classes, D] and bias [classes] of the source's classifier, on codes at L.
 
     Returns:
-        None if the weights file holds none, it is no single linear layer, or it reads codes that
-        are pooled in another way than the plan says.
+        None if the weights file holds none, it is no single linear layer, it reads other codes than
+        those at L as the plan pools them, or what it says is not the chance of classes.
 
     Raises:
         WeightsError: if the file cannot be read.
@@ -409,12 +428,23 @@ def classifier_of(teacher: Loaded) -> tuple[Tensor, Tensor] | None:
     chain = teacher.chain
     if teacher.weights is None or chain.head is None or teacher.plan.pool != source_pool(chain):
         return None
+    fitted = teacher.backbone.fitted
+    if fitted and not is_plain_classifier(fitted, chain):
+        return None
     state = match_names(read_state(teacher.weights["file"]), chain.network.state_dict()).state
     weight, bias = (state.get(f"{chain.head}.{name}") for name in ("weight", "bias"))
     if weight is None:
         return None
     weight = weight.flatten(1).float()
     return weight, torch.zeros(len(weight)) if bias is None else bias.float()
+
+
+def is_plain_classifier(fitted: Plan, chain: Chain) -> bool:
+    """Say whether a plan's head is a softmax on nothing but the codes at L, pooled as by default."""
+    depths = fitted.codes or (fitted.kept or chain.top.name,)
+    reads_top = [chain.resolve(depth) for depth in depths] == [chain.top]
+    pooled = fitted.pool in (None, source_pool(chain))
+    return fitted.head == "softmax" and not fitted.added and reads_top and pooled
 
 
 def agreement(epoch: Epoch, count: int) -> dict[str, float]:

@@ -53,7 +53,9 @@ class RbmRecipe(Recipe):
         steps: of Gibbs sampling for a gradient, the k of CD-k.
         persistent: whether its chains go on from step to step.
         visible: units of the lowest machine: "binary" for values from 0 to 1, "gaussian" for
-            others, of the variance that the data has; "auto" by the values that there are.
+            others, of the variance that the data has; "auto" by the values that there are. Gaussian
+            ones bear the smaller rates the less the data varies (Hinton 2010): divide the rate by
+            ten and more where the loss is not finite.
         sparsity: how often a hidden unit is meant to be on; counts where its cost does.
         sparsity_cost: weight of the cross-entropy between that and how often it is (Hinton 2010).
     """

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,7 @@ class Request:
         seed: of everything that is drawn.
         teacher: a network with pretrained weights to learn from, if the method wants one.
         half: whether the weights are to be written in half precision.
+        arguments: of the network's builder, as they were asked for.
     """
 
     method: str
@@ -64,6 +65,12 @@ class Request:
     seed: int
     teacher: Backbone | None = None
     half: bool = False
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+    def recipe_in_full(self) -> dict[str, Any]:
+        """Return plain data that can be given as a recipe again, for the same."""
+        arguments = {"arguments": dict(self.arguments)} if self.arguments else {}
+        return {**self.recipe.to_dict(), **arguments}
 
 
 def settle_recipe(
@@ -128,7 +135,7 @@ def settle_teacher(
         return None
     if teacher is None:
         raise UsageError("--method distill learns from another network; name it with --teacher")
-    found = teacher if isinstance(teacher, Backbone) else find_backbone(teacher, weights=weights)
+    found = find_backbone(teacher, weights=weights)
     if found.weights is None:
         raise BackboneError(
             f"--teacher {found.name}: no pretrained weights are known for it; give a file with"

@@ -229,6 +229,8 @@ class Stages:
         """
         stopped = self.checkpoints.newest() if self.checkpoints else None
         if stopped is None:
+            if self.checkpoints and self.checkpoints.folder.exists():
+                log.warning("no checkpoint of what was interrupted is whole; beginning anew")
             return
         written = stopped.facts["identity"]
         now = json.loads(json.dumps({**self.identity, "format": FORMAT}))

@@ -45,7 +45,7 @@ def effective_rank(codes: Tensor) -> float:
     >>> round(effective_rank(torch.eye(3)), 6), effective_rank(torch.ones(5, 3))
     (2.0, 0.0)
     """
-    values = codes.detach().double()
+    values = codes.detach().cpu().double()  # mps has no float64
     spread = torch.linalg.svdvals(values - values.mean(0))
     spread = spread[spread > torch.finfo(torch.float32).eps * values.norm()]
     if not len(spread):

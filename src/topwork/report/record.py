@@ -226,6 +226,11 @@ class Clock:
         self.laps[name] = round(now - self.last, 3)
         self.last = now
 
+    def begin_earlier(self, seconds: float) -> None:
+        """Count what was done in so many seconds before an interruption into this lap."""
+        self.start -= seconds
+        self.last -= seconds
+
     def total(self) -> float:
         """Return the seconds since the start."""
         return round(time.perf_counter() - self.start, 3)
