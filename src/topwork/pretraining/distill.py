@@ -440,7 +440,7 @@ def classifier_of(teacher: Loaded) -> tuple[Tensor, Tensor] | None:
 
 
 def is_plain_classifier(fitted: Plan, chain: Chain) -> bool:
-    """Say whether a plan's head is a softmax on nothing but the codes at L, pooled as by default."""
+    """Say whether a plan's head is a softmax on the codes at L alone, pooled as by default."""
     depths = fitted.codes or (fitted.kept or chain.top.name,)
     reads_top = [chain.resolve(depth) for depth in depths] == [chain.top]
     pooled = fitted.pool in (None, source_pool(chain))
