@@ -276,11 +276,22 @@ PHASES = {
 }
 
 
+def an_hour_later(save):
+    """Let what is saved tell that all took an hour longer than it did."""
+
+    def later(self, tensors, facts):
+        told = {key: facts[key] + 3600 for key in ("elapsed", "seconds") if key in facts}
+        save(self, tensors, facts | told)
+
+    return later
+
+
 @pytest.mark.parametrize("way", PHASES)
 def test_resumed_after_any_step_gives_the_same_bytes(
     way, pictures, backbone, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(Checkpoints, "due", lambda self: True)
+    monkeypatch.setattr(Checkpoints, "save", an_hour_later(Checkpoints.save))
     plan = PHASES[way]
     run(pictures, backbone, tmp_path / "whole", *plan, views=2)
     expected = (tmp_path / "whole" / "model" / "model.safetensors").read_bytes()
@@ -294,6 +305,11 @@ def test_resumed_after_any_step_gives_the_same_bytes(
             assert list((tmp_path / "broken.unfinished").glob("checkpoints/*"))
             assert not out.exists()
     assert interruptions >= 2
+    record = json.loads((out / "record.json").read_text())
+    # Interrupted ones took up an hour each, as far as the last save of theirs tells.
+    assert record["seconds"] > record["timings"]["fit"] > 3600 * interruptions
+    trained = [phase for phase in record["phases"] if phase["epochs"]]
+    assert sum(phase["seconds"] for phase in trained) > 3600
     assert (out / "model" / "model.safetensors").read_bytes() == expected
     assert not (tmp_path / "broken.unfinished").exists()
 

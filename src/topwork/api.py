@@ -259,6 +259,7 @@ def fit(
     trains = any(phase.epochs for phase in loaded.plan.phases)
     kept_in = checkpoints if trains else None
     fitted = fit_plan(loaded, images, audited, execution, seed, kept_in, resume, track)
+    clock.begin_earlier(fitted.before)
     clock.lap("fit")
 
     leftovers = [unfinished / ADVICE, *([checkpoints.folder] if trains else [])]

@@ -63,6 +63,7 @@ class Fitted:
         samples: gives further images as ``top`` takes them.
         indices: the images that could be learned from.
         lost: name and reason of those that could not be read after the audit.
+        before: seconds that were spent before an interruption.
     """
 
     model: Model
@@ -72,6 +73,7 @@ class Fitted:
     samples: Samples
     indices: tuple[int, ...]
     lost: tuple[tuple[str, str], ...]
+    before: float
 
     def scores(self, indices: Sequence[int]) -> Tensor:
         """Return the scores of further images by way of the cache, [n, outputs]."""
@@ -458,4 +460,5 @@ def finish(fitting: Fitting, lost: tuple[tuple[str, str], ...]) -> Fitted:
         samples,
         fitting.indices,
         lost,
+        fitting.before,
     )

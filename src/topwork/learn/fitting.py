@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,7 +21,7 @@ from topwork.learn.targets import Targets
 from topwork.network.loading import Loaded
 from topwork.network.model import Model
 
-FORMAT = 3
+FORMAT = 4
 """Of checkpoints; raise it when an older one cannot be taken up."""
 
 
@@ -45,6 +46,8 @@ class Fitting:
             nothing was trained after it.
         overfitted: whether kept layers were trained: codes of the images that they were trained on
             look better than those of others, so that only held-out images can choose a head.
+        before: seconds that it took before it was interrupted.
+        began: when it began or was taken up, by `time.perf_counter`.
     """
 
     loaded: Loaded
@@ -61,6 +64,8 @@ class Fitting:
     records: list[dict[str, Any]] = field(default_factory=list)
     solved: bool = False
     overfitted: bool = False
+    before: float = 0.0
+    began: float = field(default_factory=time.perf_counter)
 
     def rows(self, *, held_out: bool) -> list[int]:
         """Return the positions that are held out, or those that are trained on."""
@@ -136,6 +141,7 @@ def save(
         "records": fitting.records,
         "solved": fitting.solved,
         "overfitted": fitting.overfitted,
+        "elapsed": fitting.before + time.perf_counter() - fitting.began,
     }
     try:
         fitting.checkpoints.save(tensors, everything)
@@ -164,6 +170,7 @@ def restore(fitting: Fitting, checkpoint: Checkpoint) -> None:
     fitting.records = checkpoint.facts["records"]
     fitting.solved = checkpoint.facts["solved"]
     fitting.overfitted = checkpoint.facts["overfitted"]
+    fitting.before = checkpoint.facts["elapsed"]
     put(fitting.model, part(checkpoint.tensors, "model"))
 
 

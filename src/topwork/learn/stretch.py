@@ -59,13 +59,13 @@ def train_stretch(
     Returns:
         the stretch's record, plain data.
     """
-    started = time.perf_counter()
+    facts: dict[str, Any] = stopped.facts if stopped else {"seconds": 0.0}
+    started = time.perf_counter() - facts["seconds"]
     plan, samples = fitting.loaded.plan, fitting.samples
     device = samples.execution.device
     top = Top(fitting.loaded.chain, fitting.model, plan.codes, frozen)
     learned, scored = fitting.rows(held_out=False), fitting.rows(held_out=True)
     require_map_for_cutmix(phase, number, frozen, top)
-    facts = stopped.facts if stopped else {}
     inputs = samples.at(
         frozen,
         [fitting.indices[row] for row in learned],
@@ -116,6 +116,7 @@ def train_stretch(
                 "range_test": tested,
                 "inputs": inputs.settled,
                 "best": best.facts(),
+                "seconds": time.perf_counter() - started,
             },
             training,
             best.tensors,
