@@ -465,7 +465,7 @@ def test_nothing_transfers_where_no_depth_beats_the_lowest() -> None:
     assert (single.verdict, single.transfers) == ("cannot tell", None)
 
 
-@pytest.mark.parametrize("count", [2, 3])
+@pytest.mark.parametrize("count", [1, 2, 3])
 def test_few_groups_do_not_show_that_nothing_transfers(count: int) -> None:
     groups = np.array([str(row % count) for row in range(COUNT)])
     found = {}
@@ -475,9 +475,9 @@ def test_few_groups_do_not_show_that_nothing_transfers(count: int) -> None:
             last = groups[depth.best.rows] == str(count - 1)
             depth.best.losses[last] += 0.7 if name == "good" else 0.05
         found[name] = similarity_of(replace(said, groups=groups), None)
-    assert found["good"].transfers is None
-    assert f"What {count} groups of images show may be chance." in found["good"].why
-    assert found["useless"].transfers is False
+    assert (found["good"].verdict, found["good"].transfers) == ("cannot tell", None)
+    assert f"What {count} group" in found["good"].why
+    assert found["useless"].transfers is (None if count == 1 else False)
 
 
 def test_where_the_lowest_features_do_nothing_is_left_to_gain() -> None:

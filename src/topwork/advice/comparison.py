@@ -128,5 +128,7 @@ def may_be_flawless(losses: Array, least: Array, groups: Array | None = None) ->
     known = np.isfinite(losses) & np.isfinite(least)
     own = None if groups is None else groups[known]
     gains = (losses - least)[known]
-    half = quantile(degrees_of_freedom(own)) * standard_error(gains, own)
+    if not len(gains) or math.isinf(error := standard_error(gains, own)):
+        return True
+    half = quantile(degrees_of_freedom(own)) * error
     return bool(gains.mean() + half >= losses[known].mean())

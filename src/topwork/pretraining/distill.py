@@ -409,10 +409,9 @@ def scale_of(columns: Tensor) -> Scale:
     >>> scale_of(torch.tensor([[0.0, 2.0, 0.0], [0.0, 0.0, 0.001]])).deviation.round(decimals=3)
     tensor([0.0290, 1.0000, 0.0290])
     """
-    found = Scale.of(columns)
     deviation = columns.std(0, unbiased=False)
     least = LEAST_DEVIATION * float(deviation.square().mean().sqrt())
-    return Scale(found.mean, deviation.clamp(min=least) if least > 0 else found.deviation)
+    return Scale(columns.mean(0), deviation.clamp(min=least or 1.0))
 
 
 def classifier_of(teacher: Loaded) -> tuple[Tensor, Tensor] | None:
