@@ -476,7 +476,7 @@ def test_few_groups_do_not_show_that_nothing_transfers(count: int) -> None:
             depth.best.losses[last] += 0.7 if name == "good" else 0.05
         found[name] = similarity_of(replace(said, groups=groups), None)
     assert (found["good"].verdict, found["good"].transfers) == ("cannot tell", None)
-    assert f"What {count} group" in found["good"].why
+    assert f"images of {count} group(s) show may be chance" in found["good"].why
     assert found["useless"].transfers is (None if count == 1 else False)
 
 

@@ -230,10 +230,10 @@ def test_what_a_fit_chooses_by_is_not_learned_from(tmp_path, caplog):
     record = pretrain(images, tmp_path / "made", **wanted)
     assert record["images"] + record["held_out"] == 20
     assert record["left_aside"] == 10
-    assert "knows by heart" not in caplog.text
+    assert "give a val/ to choose by" not in caplog.text
     without = replace(images, items=tuple(i for i in images.items if i.split != "val"))
     pretrain(without, tmp_path / "other", **wanted)
-    assert "give val/ to choose by" in caplog.text
+    assert "give a val/ to choose by" in caplog.text
 
 
 def test_weights_that_are_given_are_where_it_starts(npz, tmp_path):
@@ -247,7 +247,7 @@ def test_weights_that_are_given_are_where_it_starts(npz, tmp_path):
     assert first["started_from"] is None
     assert again["started_from"]["file"] == str(weights)
     found = find_backbone("topwork:dense")
-    with pytest.raises(UsageError, match="was found with its own"):
+    with pytest.raises(UsageError, match="give them to find_backbone"):
         pretrain(npz, tmp_path / "c", method="rbm", backbone=found, weights=weights)
 
 

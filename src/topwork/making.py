@@ -140,8 +140,8 @@ def pretrain(
     audited = audit_photos(images, track)
     if isinstance(chosen, SupervisedRecipe) and not audited.split.val:
         log.warning(
-            "labels: all of the training part are learned, so that a fit of the same images would"
-            " choose by what the backbone knows by heart; give val/ to choose by, or fit others"
+            "--method supervised learns the labels of the whole training part; to fit the same"
+            " images afterwards, give a val/ to choose by (other images are not concerned)"
         )
     clock.lap("audit")
     request = Request(

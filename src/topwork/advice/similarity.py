@@ -111,9 +111,9 @@ def in_words(shape: Shape, profile: Profile, transfers: bool | None) -> str:
         )
     sentence = f"{peak}; the lowest ({shape.lowest}) give {value_of(lowest)}."
     if transfers is None and (shape.over_nothing.open or shape.rise.open):
-        count = len(np.unique(profile.groups))
-        of = "1 group of images shows" if count == 1 else f"{count} groups of images show"
-        return f"{sentence} What {of} may be chance."
+        count, images = len(np.unique(profile.groups)), len(profile.groups)
+        what = f"{images} images" if count == images else f"images of {count} group(s)"
+        return f"{sentence} What {what} show may be chance."
     if shape.says != CANNOT_TELL:
         return sentence
     if not shape.whole:

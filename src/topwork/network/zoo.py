@@ -74,11 +74,11 @@ def find_backbone(name: str | Backbone, *, weights: str | Path | None = None) ->
 
     Raises:
         BackboneError: there is no such network, or it is not an image classifier.
-        UsageError: weights are given for a backbone that has its own.
+        UsageError: weights are given with what is a backbone already.
     """
     if isinstance(name, Backbone):
         if weights is not None:
-            raise UsageError(f"weights: the backbone {name.name} was found with its own; name it")
+            raise UsageError(f"weights: {name.name} was found already; give them to find_backbone")
         return name
     backbone = _find(name)
     if weights is None:
