@@ -32,14 +32,14 @@ from topwork.pretraining.rbm import (
     start_machine,
 )
 
-VISIBLE, HIDDEN, VARIANCE = 5, 3, 0.49
+VISIBLE, HIDDEN = 5, 3
 STACK = {"widths": [12, 8, 6]}
 RECIPE = RbmRecipe(phase=Phase(epochs=2, batch=10, optimizer="sgd", rate=0.1, momentum=0.5))
 DATA = torch.tensor([[1, 0, 1, 1, 0], [0, 1, 1, 0, 0], [1, 1, 0, 0, 1.0]], dtype=torch.float64)
 
 
 def machine(**how: object) -> BoltzmannMachine:
-    """Return a machine of float64 with weights, and if Gaussian a variance, that matter."""
+    """Return a machine of float64 with weights that matter; so do Gaussian units' mean and s."""
     generator = torch.Generator().manual_seed(0)
     made = BoltzmannMachine(nn.Linear(VISIBLE, HIDDEN), **how).double()
     with torch.no_grad():
@@ -47,7 +47,8 @@ def machine(**how: object) -> BoltzmannMachine:
             drawn = torch.randn(parameter.shape, dtype=torch.float64, generator=generator)
             parameter.copy_(scale * drawn)
         if made.gaussian:
-            made.variance.fill_(VARIANCE)
+            made.mean.copy_(torch.linspace(-0.4, 0.8, VISIBLE))
+            made.deviation.fill_(0.7)
     return made
 
 
@@ -61,7 +62,7 @@ def states(units: int) -> Tensor:
 
 def energy(rbm: BoltzmannMachine, v: Tensor, h: Tensor) -> Tensor:
     a, b, w = rbm.visible_bias, rbm.hidden.bias, rbm.hidden.weight
-    own = (v - a).square().sum() / (2 * VARIANCE) if rbm.gaussian else -a @ v
+    own = (v - a).square().sum() / 2 if rbm.gaussian else -a @ v
     return own - b @ h - h @ w @ v
 
 
@@ -102,7 +103,7 @@ def test_the_gradient_of_the_free_energy_is_that_of_the_paper(gaussian: bool) ->
     expected = {"visible_bias": torch.zeros_like(a), "hidden.bias": torch.zeros_like(b)}
     expected["hidden.weight"] = torch.zeros_like(w)
     for v in DATA:
-        expected["visible_bias"] -= (v - a) / VARIANCE if gaussian else v
+        expected["visible_bias"] -= v - a if gaussian else v
         for j in range(HIDDEN):
             on = 1 / (1 + torch.exp(-(w[j] @ v + b[j])))
             expected["hidden.bias"][j] -= on
@@ -132,15 +133,12 @@ def test_long_chains_of_gaussian_units_come_to_the_models_mean_and_deviation() -
     rbm = machine(gaussian=True, steps=60)
     a, w = rbm.visible_bias.detach(), rbm.hidden.weight.detach()
     log_weights = torch.stack(
-        [
-            h @ (rbm.hidden.bias + w @ a) + VARIANCE * (h @ w).square().sum() / 2
-            for h in states(HIDDEN)
-        ]
+        [h @ (rbm.hidden.bias + w @ a) + (h @ w).square().sum() / 2 for h in states(HIDDEN)]
     ).detach()
     chance = log_weights.softmax(0)
-    means = VARIANCE * states(HIDDEN) @ w + a
+    means = states(HIDDEN) @ w + a
     mean = chance @ means
-    deviation = (chance @ (means - mean).square() + VARIANCE).sqrt()
+    deviation = (chance @ (means - mean).square() + 1).sqrt()
     torch.manual_seed(0)
     sample = rbm.sampled(DATA.repeat(4000, 1))
     torch.testing.assert_close(sample.mean(0), mean, atol=0.1, rtol=0)
@@ -161,12 +159,11 @@ def test_one_step_of_divergence_is_data_less_reconstruction() -> None:
 @pytest.mark.parametrize("gaussian", [False, True])
 def test_judged_is_the_reconstruction(gaussian: bool) -> None:
     rbm = machine(gaussian=gaussian).eval()
-    found = rbm(DATA)[:, 0]
+    found = rbm(rbm.values(DATA))[:, 0]
     for v, loss in zip(DATA, found, strict=True):
-        inputs = rbm.hidden.weight.T @ (rbm.hidden(v)).sigmoid()
-        mean = inputs * (VARIANCE if gaussian else 1) + rbm.visible_bias
+        mean = rbm.hidden.weight.T @ (rbm.hidden(v)).sigmoid() + rbm.visible_bias
         if gaussian:
-            expected = sum((x - m) ** 2 / (2 * VARIANCE) for x, m in zip(v, mean, strict=True))
+            expected = sum((x - m) ** 2 / 2 for x, m in zip(v, mean, strict=True))
         else:
             p = mean.sigmoid()
             expected = -sum(
@@ -287,15 +284,51 @@ def test_trained_machines_reconstruct_images_that_they_never_saw(tmp_path: Path)
     assert first.pictures == {}
 
 
-def test_gaussian_units_take_the_variance_of_the_pixels_and_learn(tmp_path: Path) -> None:
+@pytest.mark.parametrize("gaussian", [False, True])
+def test_a_layer_computes_of_values_what_hidden_units_do_of_their_states(gaussian: bool) -> None:
+    rbm = machine(gaussian=gaussian)
+    assert torch.equal(rbm.states(DATA), DATA) == (not gaussian)
+    torch.testing.assert_close(rbm.values(rbm.states(DATA)), DATA)
+    layer = nn.Linear(VISIBLE, HIDDEN).double()
+    rbm.write_layer(layer)
+    torch.testing.assert_close(layer(DATA), rbm.hidden(rbm.states(DATA)))
+    other = machine(gaussian=gaussian)
+    nn.init.zeros_(other.hidden.weight)
+    other.read_layer(layer)
+    torch.testing.assert_close(other.hidden.weight, rbm.hidden.weight)
+    torch.testing.assert_close(other.hidden.bias, rbm.hidden.bias)
+
+
+def test_gaussian_units_learn_the_same_from_a_dark_copy_of_the_images(tmp_path: Path) -> None:
+    images = drawings(100, gray=True) // 32 * 32
+    recipe = RECIPE.changed({"phase": {"epochs": 10, "rate": 0.5}, "visible": "gaussian"})
+    found = []
+    for dark in (1, 16):
+        material = stack(
+            tmp_path / str(dark), recipe, images=images // dark, arguments={"widths": [12]}
+        )
+        *_, last = trained(material, recipe)
+        inputs, _ = material.inputs(material.chain.cuts[0], 1)
+        found.append((last.held_out, outputs_of(first_block(material), inputs, range(90))))
+    (bright, codes), (darker, of_dark) = found
+    assert codes.std(0).mean() > 0.05
+    assert darker == pytest.approx(bright, rel=1e-3)
+    torch.testing.assert_close(of_dark, codes, atol=1e-3, rtol=0)
+
+
+def test_gaussian_units_begin_at_the_mean_and_deviation_of_the_pixels_and_learn(
+    tmp_path: Path,
+) -> None:
     images = drawings(200, gray=True)
     recipe = RECIPE.changed({"phase": {"epochs": 40}, "visible": "gaussian"})
     material = stack(tmp_path, recipe, images=images, arguments={"widths": [40]})
     inputs, _ = material.inputs(material.chain.cuts[0], 1)
     rbm = BoltzmannMachine(nn.Linear(64, 40), gaussian=True)
-    start_machine(rbm, inputs, anew=True)
+    start_machine(rbm, inputs, None)
     pixels = images.reshape(200, -1) / 255
-    assert float(rbm.variance) == pytest.approx(pixels.var(0).mean(), rel=0.1)
+    begun = rbm.states(torch.tensor(pixels).float())
+    torch.testing.assert_close(begun.mean(0), torch.zeros(64), atol=0.1, rtol=0)
+    assert float(begun.square().mean()) == pytest.approx(1, rel=0.1)
     first, *_, last = trained(material, recipe)
     held_out, again = last.pictures["images"], last.pictures["reconstructions"]
     assert ((held_out - again) ** 2).mean() < 0.5 * ((held_out - pixels.mean()) ** 2).mean()
@@ -355,5 +388,5 @@ def first_block(material: Material) -> nn.Module:
 def test_a_machine_starts_from_the_means_of_all_images_though_they_come_sorted():
     sorted_by_class = torch.cat([torch.full((3000, 4), 0.1), torch.full((3000, 4), 0.9)])
     machine = BoltzmannMachine(nn.Linear(4, 3))
-    start_machine(machine, TensorInputs(sorted_by_class), anew=True)
+    start_machine(machine, TensorInputs(sorted_by_class), None)
     assert torch.allclose(machine.visible_bias.sigmoid(), torch.full((4,), 0.5), atol=0.05)

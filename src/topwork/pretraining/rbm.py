@@ -7,8 +7,12 @@ machine learns is the layer's weights. It learns from the cached outputs of the 
 
 The free energy of visible units is
 
-    F(v) = -a.v - sum_j log(1 + exp(W_j v + b_j))                  binary units, 0 to 1
-    F(v) = |v - a|^2 / (2 s^2) - sum_j log(1 + exp(W_j v + b_j))   Gaussian units of variance s^2
+    F(v) = -a.v - sum_j log(1 + exp(W_j v + b_j))           binary units, 0 to 1
+    F(v) = |v - a|^2 / 2 - sum_j log(1 + exp(W_j v + b_j))  Gaussian units of variance 1
+
+Gaussian units stand for values less their mean, in units of the data's deviation. Else the steps of
+gradient descent would depend on how bright images are and how much they vary; so a machine learns
+the same from a dark copy of them. The layer gets weights W / s and biases b - W m / s.
 
 and the gradient of the log-likelihood of data is that of the model's mean free energy less the
 data's. Contrastive divergence (CD-k) takes the model's from k steps of Gibbs sampling that begin at
@@ -19,6 +23,7 @@ loss is F(data) - F(sample), the sample held fixed, and automatic differentiatio
 from __future__ import annotations
 
 from collections.abc import Iterator
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -38,7 +43,9 @@ from topwork.pretraining.stages import Progress, progress_of
 PAPER = "Hinton, Osindero and Teh 2006; Hinton 2010 (practical guide); Tieleman 2008 (persistent)"
 UNITS = ("auto", "binary", "gaussian")
 SHOWN = 64
-LEAST_VARIANCE = 1e-6
+LEAST_DEVIATION = 1e-3
+GAUSSIAN_RATE = 0.1
+"""Of the rate, for Gaussian units: nothing bounds what they are driven to (the guide, 13.2)."""
 COMPARED = 2000
 """Images whose free energy is compared with that of held-out ones."""
 
@@ -48,14 +55,12 @@ class RbmRecipe(Recipe):
     """How machines are trained.
 
     Attributes:
-        phase: of each layer's machine; momentum and decay among it. Its precision does not count:
-            machines compute in float32.
+        phase: of each layer's machine; momentum and decay among it. One with Gaussian units takes
+            a tenth of the rate. Precision does not count: machines compute in float32.
         steps: of Gibbs sampling for a gradient, the k of CD-k.
         persistent: whether its chains go on from step to step.
         visible: units of the lowest machine: "binary" for values from 0 to 1, "gaussian" for
-            others, of the variance that the data has; "auto" by the values that there are. Gaussian
-            ones bear the smaller rates the less the data varies (Hinton 2010): divide the rate by
-            ten and more where the loss is not finite.
+            others; "auto" by the values that there are.
         sparsity: how often a hidden unit is meant to be on; counts where its cost does.
         sparsity_cost: weight of the cross-entropy between that and how often it is (Hinton 2010).
     """
@@ -91,7 +96,7 @@ class BoltzmannMachine(nn.Module):
     their deviation, summed over the units.
 
     Args:
-        hidden: the layer: weight W [hidden, visible] and bias b, shared.
+        hidden: hidden units: weight W [hidden, visible] and bias b, shared.
         gaussian: whether visible units are Gaussian; they are binary else.
         steps: of Gibbs sampling.
         chains: persistent ones; 0 for chains that begin at the data.
@@ -100,11 +105,13 @@ class BoltzmannMachine(nn.Module):
 
     Attributes:
         visible_bias: a, [visible].
-        variance: s^2 of Gaussian units, the same of all: a number.
+        mean: m, what Gaussian units take from values, [visible]; 0 for binary ones.
+        deviation: s, by which Gaussian units divide them, one number; 1 for binary ones.
         chains: states of the visible units [chains, visible].
     """
 
-    variance: Tensor
+    mean: Tensor
+    deviation: Tensor
     chains: Tensor
 
     def __init__(
@@ -123,9 +130,30 @@ class BoltzmannMachine(nn.Module):
         self.sparsity, self.sparsity_cost = sparsity, sparsity_cost
         weight = hidden.weight
         self.visible_bias = nn.Parameter(torch.zeros(weight.shape[1], device=weight.device))
-        self.register_buffer("variance", torch.ones((), device=weight.device))
+        self.register_buffer("mean", torch.zeros_like(self.visible_bias))
+        self.register_buffer("deviation", torch.ones((), device=weight.device))
         states = torch.zeros(chains, weight.shape[1], device=weight.device)
         self.register_buffer("chains", states)
+
+    def states(self, values: Tensor) -> Tensor:
+        """Return visible states [n, visible] that stand for values [n, ...]."""
+        return (values.flatten(1).to(self.mean.dtype) - self.mean) / self.deviation
+
+    def values(self, states: Tensor) -> Tensor:
+        """Return the values that states stand for, both [n, visible]."""
+        return states * self.deviation + self.mean
+
+    @torch.no_grad()
+    def read_layer(self, layer: nn.Linear) -> None:
+        """Take hidden units that compute of states what a layer computes of values."""
+        self.hidden.weight.copy_(layer.weight * self.deviation)
+        self.hidden.bias.copy_(layer.bias + layer.weight @ self.mean)
+
+    @torch.no_grad()
+    def write_layer(self, layer: nn.Linear) -> None:
+        """Give a layer weights by which it computes of values what hidden units do of states."""
+        layer.weight.copy_(self.hidden.weight / self.deviation)
+        layer.bias.copy_(self.hidden.bias - layer.weight @ self.mean)
 
     def free_energy(self, visible: Tensor) -> Tensor:
         """Return F of visible states [n, visible], [n]."""
@@ -134,15 +162,13 @@ class BoltzmannMachine(nn.Module):
     def _free_energy(self, visible: Tensor, inputs: Tensor) -> Tensor:
         on = functional.softplus(inputs).sum(1)
         if self.gaussian:
-            return (visible - self.visible_bias).square().sum(1) / (2 * self.variance) - on
+            return (visible - self.visible_bias).square().sum(1) / 2 - on
         return -visible @ self.visible_bias - on
 
     def expected(self, hidden: Tensor) -> Tensor:
         """Return the mean of the visible units given hidden states [n, hidden]."""
-        weight = self.hidden.weight.T
-        if self.gaussian:
-            return self.visible_bias + self.variance * functional.linear(hidden, weight)
-        return functional.linear(hidden, weight, self.visible_bias).sigmoid()
+        inputs = functional.linear(hidden, self.hidden.weight.T, self.visible_bias)
+        return inputs if self.gaussian else inputs.sigmoid()
 
     @torch.no_grad()
     def sampled(self, visible: Tensor, inputs: Tensor | None = None) -> Tensor:
@@ -166,13 +192,13 @@ class BoltzmannMachine(nn.Module):
     def drawn(self, means: Tensor) -> Tensor:
         """Return visible states that have some means."""
         if self.gaussian:
-            return means + self.variance.sqrt() * torch.randn_like(means)
+            return means + torch.randn_like(means)
         return torch.rand_like(means).lt(means).to(means.dtype)
 
     def forward(self, values: Tensor) -> Tensor:
-        """Return [n, 2], see the class; the second column is zero."""
+        """Return [n, 2] for values [n, ...], see the class; the second column is zero."""
         with torch.autocast(values.device.type, enabled=False):  # 8 bits bias what is drawn
-            visible = values.flatten(1).to(self.visible_bias.dtype)
+            visible = self.states(values)
             inputs = self.hidden(visible)
             judge = self._divergence if self.training else self._error
             losses = judge(visible, inputs)
@@ -181,7 +207,7 @@ class BoltzmannMachine(nn.Module):
     def _error(self, visible: Tensor, inputs: Tensor) -> Tensor:
         mean = self.expected(inputs.sigmoid())
         if self.gaussian:
-            return (visible - mean).square().sum(1) / (2 * self.variance)
+            return (visible - mean).square().sum(1) / 2
         return functional.binary_cross_entropy(mean, visible, reduction="none").sum(1)
 
     def _divergence(self, visible: Tensor, inputs: Tensor) -> Tensor:
@@ -216,9 +242,12 @@ def pretrain_rbm(material: Material, recipe: RbmRecipe) -> Iterator[Progress | N
             continue
         phase = recipe.phase
         inputs, held_out = material.inputs(material.chain.cuts[number - 1], phase.epochs)
+        gaussian = number == 1 and is_gaussian(recipe.visible, inputs)
+        if gaussian and phase.rate is not None:
+            phase = replace(phase, rate=GAUSSIAN_RATE * phase.rate)
         machine = BoltzmannMachine(
-            layer.linear,
-            gaussian=number == 1 and is_gaussian(recipe.visible, inputs),
+            deepcopy(layer.linear),
+            gaussian=gaussian,
             steps=recipe.steps,
             chains=phase.batch + 1 if recipe.persistent else 0,  # batches differ by one at most
             sparsity=recipe.sparsity,
@@ -226,11 +255,13 @@ def pretrain_rbm(material: Material, recipe: RbmRecipe) -> Iterator[Progress | N
         ).to(material.device)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(material.seed)
-            start_machine(machine, inputs, anew=material.loaded.weights is None)
+            weights = None if material.loaded.weights is None else layer.linear
+            start_machine(machine, inputs, weights)
         for epoch in material.stages.train(stage, machine, phase, inputs, held_out):
             if epoch is None:
                 yield None
                 continue
+            machine.write_layer(layer.linear)
             found = free_energy_gap(machine, inputs, held_out) if held_out else {}
             last = epoch.number == phase.epochs
             pictures = see(material, machine, number, held_out or inputs) if last else {}
@@ -269,23 +300,30 @@ def is_gaussian(visible: str, inputs: Inputs) -> bool:
 
 
 @torch.no_grad()
-def start_machine(machine: BoltzmannMachine, inputs: Inputs, *, anew: bool) -> None:
-    """Give a machine what the data's means and variance suggest, and if anew, random weights.
+def start_machine(machine: BoltzmannMachine, inputs: Inputs, layer: nn.Linear | None) -> None:
+    """Give a machine what the data's means and deviation suggest, and weights.
 
-    Those are small, as the guide advises.
+    Args:
+        machine: changed in place.
+        inputs: what it will learn from.
+        layer: has its weights; None for small random ones, as the guide advises.
     """
     values = inputs.batch(drawn_rows(COMPARED, len(inputs)), 0)[0].flatten(1)
     mean = values.mean(0)
     if machine.gaussian:
-        machine.variance.copy_((values - mean).square().mean().clamp(min=LEAST_VARIANCE))
+        machine.mean.copy_(mean)
+        deviation = (values - mean).square().mean().sqrt()
+        machine.deviation.copy_(deviation.clamp(min=LEAST_DEVIATION))
     else:
-        mean = mean.clamp(0.01, 0.99).logit()
-    machine.visible_bias.copy_(mean)
-    if anew:
+        machine.visible_bias.copy_(mean.clamp(0.01, 0.99).logit())
+    if layer is None:
         machine.hidden.weight.normal_(0, 0.01)
         machine.hidden.bias.zero_()
+    else:
+        machine.read_layer(layer)
     if len(machine.chains):
-        machine.chains.copy_(values[torch.randint(len(values), (len(machine.chains),))])
+        rows = torch.randint(len(values), (len(machine.chains),))
+        machine.chains.copy_(machine.states(values[rows]))
 
 
 def free_energy_gap(
@@ -294,11 +332,10 @@ def free_energy_gap(
     """Return by how much the free energy of held-out images exceeds that of those learned from."""
     with torch.no_grad():
         seen, unseen = (
-            float(machine.free_energy(some.batch(drawn_rows(COMPARED, len(some)), 0)[0].flatten(1))
-                  .mean())
+            machine.free_energy(machine.states(*some.batch(drawn_rows(COMPARED, len(some)), 0)))
             for some in (inputs, held_out)
-        )  # fmt: skip
-    return {"free_energy_gap": unseen - seen}
+        )
+    return {"free_energy_gap": float(unseen.mean()) - float(seen.mean())}
 
 
 def see(
@@ -310,9 +347,9 @@ def see(
     shape = material.chain.cuts[0].shape
     (images,) = inputs.batch(drawn_rows(SHOWN, len(inputs)), 0)
     with torch.no_grad():
-        again = machine.expected(machine.hidden(images.flatten(1)).sigmoid())
+        again = machine.expected(machine.hidden(machine.states(images)).sigmoid())
     return {
         "filters": pictured_weights(machine.hidden.weight[:SHOWN].unflatten(1, shape)),
         "images": material.pictures(images),
-        "reconstructions": material.pictures(again),
+        "reconstructions": material.pictures(machine.values(again)),
     }

@@ -32,7 +32,7 @@ from topwork.phase import Phase
 
 log = logging.getLogger("topwork")
 
-FORMAT = 2
+FORMAT = 3
 """Of checkpoints; raise it when an older one cannot be taken up."""
 
 
