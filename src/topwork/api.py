@@ -39,7 +39,7 @@ from topwork.report.record import (
     write_split,
 )
 from topwork.scoring import compare_with_cache, score
-from topwork.staging import staged_folder
+from topwork.staging import sole_worker, staged_folder
 from topwork.trunk.execution import Execution
 
 log = logging.getLogger("topwork")
@@ -210,9 +210,7 @@ def fit(
         TopworkError: one of its kinds, for anything the user can mend.
     """
     clock = Clock()
-    asked_out, out = out, Path(out).resolve()
-    require_free(Path(asked_out))
-    unfinished = out.with_name(f"{out.name}.unfinished")
+    require_free(Path(out))
     name = backbone.name if isinstance(backbone, Backbone) else backbone
     asked = make_plan(
         plan,
@@ -231,66 +229,67 @@ def fit(
     automatic = plan == "auto"
     if time_budget is not None and not automatic:
         raise UsageError("--time-budget is for finding a plan; leave it out, or give --plan auto")
-    checkpoints = Checkpoints(unfinished / "checkpoints")
-    if automatic or any(phase.epochs for phase in asked.phases):
-        require_no_checkpoints(unfinished, resume, Path(asked_out))
-    execution = Execution(choose_device(device), runtime, decoding, cache, verify)
-    numbers = asked.head == "regression"
-    images = data if isinstance(data, ImageSet) else open_images(data, numbers=numbers)
-    if backbone is None and is_name(plan):
-        say_shipped()
-    backbone = find_backbone(
-        backbone if isinstance(backbone, Backbone) else asked.backbone, weights=weights
-    )
-    loaded = load_backbone(backbone, asked, seed)
-    require_solvable(loaded)
-    clock.lap("backbone")
-    audited = audit(images, strict=strict, numbers=numbers, track=track)
-    if not audited.split.test:
-        raise DataError(f"{images.location}: no image is left to test on; add images")
-    clock.lap("audit")
-    advice = None
-    if automatic:
-        finding = Finding(images, audited, backbone, loaded.weights, asked, execution, seed)
-        advice = found_before(finding, unfinished, checkpoints) if resume else None
-        advice = advice or find_plan(finding, unfinished, time_budget, track)
-        loaded = load_backbone(backbone, Plan.from_dict(advice["recommended"]), seed)
-        clock.lap("advice")
-    trains = any(phase.epochs for phase in loaded.plan.phases)
-    kept_in = checkpoints if trains else None
-    fitted = fit_plan(loaded, images, audited, execution, seed, kept_in, resume, track)
-    clock.begin_earlier(fitted.before)
-    clock.lap("fit")
+    with sole_worker(Path(out)) as unfinished:
+        checkpoints = Checkpoints(unfinished / "checkpoints")
+        if automatic or any(phase.epochs for phase in asked.phases):
+            require_no_checkpoints(unfinished, resume, Path(out))
+        execution = Execution(choose_device(device), runtime, decoding, cache, verify)
+        numbers = asked.head == "regression"
+        images = data if isinstance(data, ImageSet) else open_images(data, numbers=numbers)
+        if backbone is None and is_name(plan):
+            say_shipped()
+        backbone = find_backbone(
+            backbone if isinstance(backbone, Backbone) else asked.backbone, weights=weights
+        )
+        loaded = load_backbone(backbone, asked, seed)
+        require_solvable(loaded)
+        clock.lap("backbone")
+        audited = audit(images, strict=strict, numbers=numbers, track=track)
+        if not audited.split.test:
+            raise DataError(f"{images.location}: no image is left to test on; add images")
+        clock.lap("audit")
+        advice = None
+        if automatic:
+            finding = Finding(images, audited, backbone, loaded.weights, asked, execution, seed)
+            advice = found_before(finding, unfinished, checkpoints) if resume else None
+            advice = advice or find_plan(finding, unfinished, time_budget, track)
+            loaded = load_backbone(backbone, Plan.from_dict(advice["recommended"]), seed)
+            clock.lap("advice")
+        trains = any(phase.epochs for phase in loaded.plan.phases)
+        kept_in = checkpoints if trains else None
+        fitted = fit_plan(loaded, images, audited, execution, seed, kept_in, resume, track)
+        clock.begin_earlier(fitted.before)
+        clock.lap("fit")
 
-    leftovers = [unfinished / ADVICE, *([checkpoints.folder] if trains else [])]
-    with staged_folder(Path(asked_out), unfinished, leftovers) as staged:
-        save_model(staged / "model", fitted.model, loaded, names_of(images, loaded.plan.head))
-        predictor = load(staged / "model")
-        tested, answers, lost = score(predictor, images, audited.split.test, track, audited)
-        if not tested:
-            raise DataError(f"{images.location}: no test image can be read any more; run again")
-        clock.lap("test")
-        targets = targets_of(images, tested, loaded.plan.head)
-        cached = compare_with_cache(fitted, tested, targets, answers, seed)
-        clock.lap("comparison")
-        record = {
-            **results(answers, targets, seed, given_groups(images, tested)),
-            "seconds": clock.total(),
-            "run": str(asked_out),
-            **facts_of_fit(loaded, fitted, audited, images, [*lost, *fitted.lost], clock, seed),
-            "cached_codes": cached,
-            "advice": advice,
-        }
-        write_split(staged, images, audited)
-        write_predictions(staged / "predictions.csv", images, tested, answers, targets)
-        write_json(staged / RECORD, record)
-        try:
-            evidence = evidence_of(
-                record, loaded, images, audited, tested, answers, targets, decoding
-            )
-            write_report(evidence, staged)
-        except Exception as error:  # a page that cannot be made must not cost the fit
-            log.warning("no report was written: %s: %s", type(error).__name__, error)
+        leftovers = [unfinished / ADVICE, *([checkpoints.folder] if trains else [])]
+        with staged_folder(Path(out), unfinished, leftovers) as staged:
+            save_model(staged / "model", fitted.model, loaded, names_of(images, loaded.plan.head))
+            predictor = load(staged / "model")
+            tested, answers, lost = score(predictor, images, audited.split.test, track, audited)
+            if not tested:
+                raise DataError(f"{images.location}: no test image can be read any more; run again")
+            clock.lap("test")
+            targets = targets_of(images, tested, loaded.plan.head)
+            cached = compare_with_cache(fitted, tested, targets, answers, seed)
+            clock.lap("comparison")
+            record = {
+                **results(answers, targets, seed, given_groups(images, tested)),
+                "seconds": clock.total(),
+                "run": str(out),
+                **facts_of_fit(loaded, fitted, audited, images, [*lost, *fitted.lost], clock, seed),
+                "cached_codes": cached,
+                "advice": advice,
+            }
+            write_split(staged, images, audited)
+            write_predictions(staged / "predictions.csv", images, tested, answers, targets)
+            write_json(staged / RECORD, record)
+            try:
+                evidence = evidence_of(
+                    record, loaded, images, audited, tested, answers, targets, decoding
+                )
+                write_report(evidence, staged)
+            except Exception as error:  # a page that cannot be made must not cost the fit
+                log.warning("no report was written: %s: %s", type(error).__name__, error)
     return record
 
 

@@ -42,7 +42,7 @@ from topwork.pretraining.supervised import SupervisedRecipe
 from topwork.report.pretraining_pictures import draw_pretraining
 from topwork.report.pretraining_words import card_in_words, cell, measured
 from topwork.report.record import Clock, write_json
-from topwork.staging import staged_folder
+from topwork.staging import sole_worker, staged_folder
 from topwork.trunk.execution import Execution
 
 log = logging.getLogger("topwork")
@@ -113,63 +113,63 @@ def pretrain(
         TopworkError: one of its kinds, for anything the user can mend.
     """
     clock = Clock()
-    asked_out, out = Path(out), Path(out).resolve()
-    require_free(asked_out)
-    unfinished = out.with_name(f"{out.name}.unfinished")
-    checkpoints = Checkpoints(unfinished / "checkpoints")
-    if checkpoints.files() and not resume:
-        raise UsageError(
-            f"--out {asked_out}: a pretraining of it was interrupted or failed; --resume goes on"
-            f" with the very same; for another, remove {unfinished}"
+    out = Path(out)
+    require_free(out)
+    with sole_worker(out) as unfinished:
+        checkpoints = Checkpoints(unfinished / "checkpoints")
+        if checkpoints.files() and not resume:
+            raise UsageError(
+                f"--out {out}: a pretraining of it was interrupted or failed; --resume goes on"
+                f" with the very same; for another, remove {unfinished}"
+            )
+        chosen, arguments = settle_recipe(method, recipe_of(method), recipe, epochs, rate)
+        backbone = find_backbone(backbone, weights=weights)
+        if arguments:
+            spec = replace(backbone.spec, arguments={**backbone.spec.arguments, **arguments})
+            backbone = replace(backbone, spec=spec)
+        taught_by = settle_teacher(method, teacher, teacher_weights)
+        starts_anew = backbone.weights is None or backbone.weights.kind != "file"
+        plan = Plan(
+            backbone.name,
+            reused="0" if starts_anew else None,
+            phases=(Phase(frozen="input", epochs=1),),
+            input_size=size,
         )
-    chosen, arguments = settle_recipe(method, recipe_of(method), recipe, epochs, rate)
-    backbone = find_backbone(backbone, weights=weights)
-    if arguments:
-        spec = replace(backbone.spec, arguments={**backbone.spec.arguments, **arguments})
-        backbone = replace(backbone, spec=spec)
-    taught_by = settle_teacher(method, teacher, teacher_weights)
-    starts_anew = backbone.weights is None or backbone.weights.kind != "file"
-    plan = Plan(
-        backbone.name,
-        reused="0" if starts_anew else None,
-        phases=(Phase(frozen="input", epochs=1),),
-        input_size=size,
-    )
-    execution = Execution(choose_device(device), runtime, decoding, cache)
-    images = data if isinstance(data, ImageSet) else open_photos(data)
-    audited = audit_photos(images, track)
-    if isinstance(chosen, SupervisedRecipe) and not audited.split.val:
-        log.warning(
-            "--method supervised learns the labels of the whole training part; to fit the same"
-            " images afterwards, give a val/ to choose by (other images are not concerned)"
+        execution = Execution(choose_device(device), runtime, decoding, cache)
+        images = data if isinstance(data, ImageSet) else open_photos(data)
+        audited = audit_photos(images, track)
+        if isinstance(chosen, SupervisedRecipe) and not audited.split.val:
+            log.warning(
+                "--method supervised learns the labels of the whole training part; to fit the same"
+                " images afterwards, give a val/ to choose by (other images are not concerned)"
+            )
+        clock.lap("audit")
+        request = Request(
+            method,
+            chosen,
+            plan,
+            backbone,
+            images,
+            audited,
+            execution,
+            seed,
+            taught_by,
+            half,
+            arguments,
         )
-    clock.lap("audit")
-    request = Request(
-        method,
-        chosen,
-        plan,
-        backbone,
-        images,
-        audited,
-        execution,
-        seed,
-        taught_by,
-        half,
-        arguments,
-    )
-    material = make_material(request, checkpoints, track)
-    if resume:
-        material.stages.restore()
-        clock.begin_earlier(material.stages.before)
-    work(material, request)
-    clock.lap("training")
+        material = make_material(request, checkpoints, track)
+        if resume:
+            material.stages.restore()
+            clock.begin_earlier(material.stages.before)
+        work(material, request)
+        clock.lap("training")
 
-    with staged_folder(asked_out, unfinished, [checkpoints.folder]) as staged:
-        record = finish(material, request, staged, clock, track)
-        record["backbone"] = str(asked_out)
-        write_json(staged / RECORD, record)
-        words = card_in_words(record, material.loaded.backbone.spec.architecture)
-        (staged / CARD).write_text(words, encoding="utf-8")
+        with staged_folder(out, unfinished, [checkpoints.folder]) as staged:
+            record = finish(material, request, staged, clock, track)
+            record["backbone"] = str(out)
+            write_json(staged / RECORD, record)
+            words = card_in_words(record, material.loaded.backbone.spec.architecture)
+            (staged / CARD).write_text(words, encoding="utf-8")
     return record
 
 

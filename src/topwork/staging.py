@@ -1,22 +1,63 @@
-"""A folder that is there whole or not at all, whatever happens while it is written."""
+"""A folder that is there whole or not at all, whatever happens while it is written.
+
+What is under way lies in a folder beside it, OUT.unfinished, which one process at a time works in.
+"""
 
 from __future__ import annotations
 
+import errno
 import shutil
-import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
 from topwork.errors import UsageError
 
 STAGED = "staged-"
-ABANDONED = 24 * 3600
-"""Seconds after which a folder that is not in place yet belongs to nobody."""
+NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP)
+"""What file systems answer that have no locks; there the user is taken at their word."""
+
+
+@contextmanager
+def sole_worker(asked: Path) -> Iterator[Path]:
+    """Give the folder for what is unfinished, which no other process works in meanwhile.
+
+    It goes at the end unless something is left in it. The lock is the operating system's, so that
+    of a process that dies, however it does, nothing remains.
+
+    Args:
+        asked: the folder to be made, as the user named it.
+
+    Raises:
+        UsageError: if another process is at it; if nothing can be written there.
+    """
+    out = asked.resolve()
+    unfinished = out.with_name(f"{out.name}.unfinished")
+    lock = FileLock(unfinished / "lock", timeout=0)
+    try:
+        unfinished.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout:
+        raise UsageError(
+            f"--out {asked}: another process is at work on it; wait for it, stop it, or give"
+            f" another folder (if none is, remove {lock.lock_file})"
+        ) from None
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            why = error.strerror or error
+            raise UsageError(f"--out {asked} cannot be written: {why}") from error
+    try:
+        yield unfinished
+    finally:
+        Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
+        with suppress(OSError):
+            unfinished.rmdir()  # unless it holds more
 
 
 @contextmanager
@@ -25,7 +66,7 @@ def staged_folder(asked: Path, unfinished: Path, done_with: Sequence[Path] = ())
 
     Args:
         asked: the folder as the user named it; must not exist, or be empty.
-        unfinished: the folder beside it to write in; it goes unless something else is left in it.
+        unfinished: the folder beside it to write in.
         done_with: files and folders that nobody needs once all is written.
 
     Raises:
@@ -33,7 +74,8 @@ def staged_folder(asked: Path, unfinished: Path, done_with: Sequence[Path] = ())
             name of the folder beside it that what was made is in.
     """
     out = asked.resolve()
-    remove_abandoned(unfinished)
+    for abandoned in unfinished.glob(f"{STAGED}*"):  # by processes that were killed
+        shutil.rmtree(abandoned, ignore_errors=True)
     staged = unfinished / f"{STAGED}{uuid.uuid4().hex}"
     try:
         yield staged
@@ -58,13 +100,3 @@ def staged_folder(asked: Path, unfinished: Path, done_with: Sequence[Path] = ())
         raise UsageError(f"--out {asked} cannot be written: {reason}") from error
     finally:
         shutil.rmtree(staged, ignore_errors=True)
-        with suppress(OSError):
-            unfinished.rmdir()  # unless it holds more
-
-
-def remove_abandoned(unfinished: Path) -> None:
-    """Remove folders that processes left behind when they were killed."""
-    for folder in unfinished.glob(f"{STAGED}*"):
-        with suppress(OSError):
-            if time.time() - folder.stat().st_mtime > ABANDONED:
-                shutil.rmtree(folder, ignore_errors=True)
