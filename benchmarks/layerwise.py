@@ -34,7 +34,8 @@ from topwork.network.zoo import find_backbone
 from topwork.phase import Phase
 from topwork.plan import Plan
 from topwork.pretraining.methods import recipe_of, run
-from topwork.pretraining.request import Request, make_material, settle_recipe
+from topwork.pretraining.preparing import load_networks, make_material
+from topwork.pretraining.request import Request, settle_recipe
 from topwork.trunk.execution import Execution
 
 WIDTHS = [1000, 1000, 1000, 1000]
@@ -93,10 +94,10 @@ def seconds_of(
     with tempfile.TemporaryDirectory() as folder:
         os.environ["TOPWORK_CACHE"] = f"{folder}/cache"
         execution = Execution(torch.device("cpu"), "eager", cache=cache)
-        request = Request(
-            "rbm", recipe, plan, replace(found, spec=spec), images, audit(images), execution, 0
-        )
-        material = make_material(request, Checkpoints(Path(folder) / "checkpoints"), untracked)
+        request = Request("rbm", recipe, plan, replace(found, spec=spec), images, execution, 0)
+        checkpoints = Checkpoints(Path(folder) / "checkpoints")
+        networks = load_networks(request)
+        material = make_material(request, networks, audit(images), checkpoints, untracked)
         seconds: dict[int, float] = {}
         began = time.perf_counter()
         for progress in run(material, recipe):

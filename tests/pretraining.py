@@ -19,8 +19,9 @@ from topwork.phase import Phase
 from topwork.plan import Plan
 from topwork.pretraining.material import Material
 from topwork.pretraining.methods import RECIPES, run
+from topwork.pretraining.preparing import load_networks, make_material
 from topwork.pretraining.recipe import Recipe
-from topwork.pretraining.request import Request, make_material
+from topwork.pretraining.request import Request
 from topwork.pretraining.stages import Progress
 from topwork.trunk.execution import Execution
 
@@ -83,8 +84,8 @@ def tiny_material(
     pictured, audited = opened(images, labels)
     execution = Execution(torch.device("cpu"), runtime, "exact", cache)
     method = next(name for name, kind in RECIPES.items() if type(recipe) is kind)
-    request = Request(method, recipe, plan, found, pictured, audited, execution, seed, teacher)
-    return make_material(request, Checkpoints(folder), untracked)
+    request = Request(method, recipe, plan, found, pictured, execution, seed, teacher)
+    return make_material(request, load_networks(request), audited, Checkpoints(folder), untracked)
 
 
 def opened(images: np.ndarray, labels: Sequence[int] | None) -> tuple[ImageSet, Audit]:

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from topwork import api
+from topwork import api, cli
 from topwork.data.augment import View, render_view
 from topwork.data.decode import decode
 from topwork.network.predictor import load
@@ -576,3 +577,30 @@ def test_files_that_are_lost_during_a_run_are_named(
     ]
     assert record["n"] == 22
     assert sum("lost after the audit" in note for note in record["notes"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("raised", "is_ours"),
+    [
+        (lambda: torch.empty(2**60), True),
+        (lambda: np.empty(2**48), True),
+        (lambda: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory.")), True),
+        (lambda: torch.ones(2) @ torch.ones(3), False),
+    ],
+    ids=["torch", "numpy", "cuda", "a bug"],
+)
+def test_where_memory_runs_out_it_is_one_line(monkeypatch, capsys, raised, is_ours) -> None:
+    def app(**how: object) -> None:
+        list(raised())
+
+    monkeypatch.setattr(cli, "app", app)
+    if not is_ours:
+        with pytest.raises(RuntimeError, match="size"):
+            cli.main()
+        return
+    with pytest.raises(SystemExit) as left:
+        cli.main()
+    assert left.value.code == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith("topwork: out of memory (")
+    assert "give a smaller --size or network" in line

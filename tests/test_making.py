@@ -18,7 +18,7 @@ from topwork.advice.source_card import card_of
 from topwork.data.audit import look_over
 from topwork.data.items import images_from_arrays
 from topwork.data.loading import untracked
-from topwork.errors import BackboneError, PlanError, UsageError, WeightsError
+from topwork.errors import BackboneError, DataError, PlanError, UsageError, WeightsError
 from topwork.learn.checkpoints import Checkpoints
 from topwork.making import pretrain
 from topwork.network.loading import load_backbone
@@ -27,8 +27,9 @@ from topwork.network.zoo import find_backbone
 from topwork.phase import Phase
 from topwork.plan import Plan
 from topwork.pretraining.methods import RECIPES, recipe_of
+from topwork.pretraining.preparing import load_networks, make_material, set_aside
 from topwork.pretraining.rbm import RbmRecipe
-from topwork.pretraining.request import Request, make_material, set_aside, settle_recipe
+from topwork.pretraining.request import Request, settle_recipe
 from topwork.trunk.execution import Execution
 
 SMALL = {"arguments": {"widths": [12, 8]}, "phase": {"epochs": 2, "batch": 10}}
@@ -213,6 +214,117 @@ def test_photos_without_classes_are_taken_as_they_lie(tmp_path, topwork: Command
     assert "without labels" in result.err
 
 
+def test_what_cannot_be_read_is_told(tmp_path, caplog):
+    caplog.set_level("INFO", "topwork")
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number, pixels in enumerate(drawings(20)):
+        Image.fromarray(pixels).save(folder / f"{number:02}.png")
+    (folder / "broken.png").write_bytes(b"no image")
+    cut_off = (folder / "03.png").read_bytes()
+    (folder / "03.png").write_bytes(cut_off[: len(cut_off) // 2])
+    wanted = {"method": "rotation", "backbone": "topwork:small_convnet", "size": (8, 8)}
+    record = pretrain(folder, tmp_path / "made", **wanted, epochs=1)
+    assert record["images"] + record["held_out"] == 19
+    words = (tmp_path / "made" / "README.md").read_text()
+    for name in ("broken.png", "03.png"):
+        assert name in caplog.text
+        assert name in words
+        assert name in json.dumps(record["data"])
+    for path in sorted(folder.iterdir())[:17]:
+        path.write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"3 images to learn from; give 4 or more; .*00\.png: "):
+        pretrain(folder, tmp_path / "none", **wanted)
+
+
+def test_a_folder_without_images_asks_for_some_and_for_no_classes(tmp_path):
+    (tmp_path / "photos").mkdir()
+    with pytest.raises(DataError, match="photos: no images in it; put some there, in sub-folders"):
+        pretrain(tmp_path / "photos", tmp_path / "a", method="gan", backbone="topwork:dense")
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ({"method": "supervised"}, "learns classes, and .* has fewer than two"),
+        ({"method": "rotation", "size": (8, 12)}, "give a square --size"),
+        ({"method": "rbm"}, "give --backbone topwork:dense"),
+        ({"method": "masked", "recipe": {"patch": 5}, "size": (8, 8)}, "patch is 5"),
+    ],
+)
+def test_what_cannot_be_done_is_told_before_images_are_read(tmp_path, monkeypatch, how, said):
+    monkeypatch.setattr("topwork.making.audit_photos", None)
+    images = images_from_arrays(drawings(20), [0] * 20)
+    with pytest.raises((PlanError, UsageError), match=said):
+        pretrain(images, tmp_path / "made", backbone="topwork:small_convnet", **how)
+
+
+def test_numbers_are_no_classes(tmp_path):
+    images = images_from_arrays(drawings(20), [str(n / 7) for n in range(20)])
+    wanted = {"backbone": "topwork:small_convnet", "size": (8, 8), "epochs": 1}
+    with pytest.raises(UsageError, match=r"learns classes, and .* has numbers"):
+        pretrain(images, tmp_path / "made", method="supervised", **wanted)
+    record = pretrain(images, tmp_path / "made", method="rotation", **wanted)
+    assert "probe" not in record["results"]["quarter turns"]
+
+
+def test_channels_are_those_that_are_asked_for(tmp_path):
+    wanted = {"method": "rbm", "backbone": "topwork:dense", "size": (8, 8)}
+    colors = {**SMALL, "arguments": {"widths": [12], "in_chans": 3}}
+    images = images_from_arrays(drawings(20), [0, 1] * 10)
+    record = pretrain(images, tmp_path / "made", recipe=colors, **wanted)
+    assert read_state(tmp_path / "made" / "model.safetensors")["layer1.linear.weight"].shape == (
+        12,
+        3 * 64,
+    )
+    assert record["recipe"]["arguments"] == colors["arguments"]
+    assert "- Images: 8 x 8 pixels, 3 channels" in (tmp_path / "made" / "README.md").read_text()
+    for name, said in (("image_size", "given by --size"), ("in_chans", "give a whole number")):
+        recipe = {**SMALL, "arguments": {name: [16, 16]}}
+        with pytest.raises(PlanError, match=said):
+            pretrain(tmp_path, tmp_path / "none", recipe=recipe, **wanted)
+
+
+def test_layers_that_were_not_trained_are_left_out_and_told_of(tmp_path, topwork: Command):
+    images = drawings(24, side=64)
+    np.savez(tmp_path / "bars.npz", images=images, labels=np.repeat([0, 1], 12))
+    result = topwork(
+        *("pretrain", tmp_path / "bars.npz", "--method", "masked", "--epochs", 1, "--size", 64),
+        *("--backbone", "timm:mobilenetv3_small_050", "--out", tmp_path / "made"),
+    )
+    assert result.code == 0, result.err
+    assert "--backbone" in result.out.splitlines()[-1]
+    reach = result.out.splitlines()[-1].partition("--kept ")[2].split()[0]
+    assert f"weights up to {reach}: no layer above it was trained" in result.out
+    assert f"`--kept {reach}`" in (tmp_path / "made" / "README.md").read_text()
+    names = read_state(tmp_path / "made" / "model.safetensors")
+    assert "conv_head.weight" not in names
+    assert "blocks.0.0.conv_dw.weight" in names
+    backbone = find_backbone(str(tmp_path / "made"))
+    loaded = load_backbone(backbone, Plan(backbone.name, kept=reach))
+    assert card_of(loaded) is not None
+    with pytest.raises(WeightsError, match=f"only up to {reach}; keep that much with --kept"):
+        load_backbone(backbone, Plan(backbone.name))
+    again = pretrain(
+        *(tmp_path / "bars.npz", tmp_path / "again"),
+        **{"method": "rotation", "backbone": str(tmp_path / "made"), "epochs": 1, "size": (64, 64)},
+    )
+    assert again["started_from"]["up_to"] == reach
+    assert again["reaches"] is None
+
+
+def test_a_model_that_keeps_few_layers_is_where_it_starts(npz, tmp_path, topwork: Command):
+    run = tmp_path / "run"
+    plan = ("--plan", "scratch", "--kept", "1", "--epochs", 1, "--size", 8)
+    result = topwork("fit", npz, "--backbone", "topwork:small_convnet", *plan, "--out", run)
+    assert result.code == 0, result.err
+    wanted = {"method": "rotation", "backbone": str(run / "model"), "epochs": 1, "size": (8, 8)}
+    record = pretrain(npz, tmp_path / "made", **wanted)
+    kept = record["started_from"]["up_to"]
+    assert kept == load_backbone(find_backbone(str(run / "model")), Plan("x", kept="1")).plan.kept
+    assert f"`{run / 'model'}`" in (tmp_path / "made" / "README.md").read_text()
+
+
 def test_what_is_there_to_judge_by_is_not_learned_from(tmp_path, topwork: Command):
     for side, count in (("train", 12), ("test", 8)):
         (tmp_path / "photos" / side).mkdir(parents=True)
@@ -364,9 +476,10 @@ def test_groups_are_held_out_whole(tmp_path):
     plan = Plan("topwork:small_convnet", reused="0", phases=(Phase(frozen="input", epochs=1),))
     request = Request(
         *("rotation", chosen, replace(plan, input_size=(8, 8)), find_backbone(plan.backbone)),
-        *(images, look_over(images), Execution(torch.device("cpu")), 0),
+        *(images, Execution(torch.device("cpu")), 0),
     )
-    material = make_material(request, Checkpoints(tmp_path), untracked)
+    networks, audited = load_networks(request), look_over(images)
+    material = make_material(request, networks, audited, Checkpoints(tmp_path), untracked)
     persons = [{n % 20 for n in side} for side in (material.held_out, material.indices)]
     assert len(material.held_out) == 3
     assert not persons[0] & persons[1]

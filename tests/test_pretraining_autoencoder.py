@@ -342,3 +342,13 @@ def test_statistics_are_those_of_all_images_though_they_come_sorted() -> None:
     settle_statistics(nn.Sequential(norm), TensorInputs(sorted_by_class))
     assert torch.allclose(norm.running_mean, torch.zeros(2), atol=0.1)
     assert torch.allclose(norm.running_var, torch.ones(2), atol=0.05)
+
+
+@pytest.mark.parametrize("end_to_end", [True, False])
+def test_a_decoder_that_would_be_huge_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end_to_end: bool
+) -> None:
+    monkeypatch.setattr("topwork.pretraining.autoencoder.MOST_WEIGHTS", 1000)
+    recipe = replace(recipe_of("autoencoder"), end_to_end=end_to_end, tied=False)
+    with pytest.raises(PlanError, match=r"a decoder would take [01] million weights"):
+        tiny_material(tmp_path, recipe, backbone="topwork:dense")

@@ -140,7 +140,24 @@ def test_hue_and_gray() -> None:
     torch.testing.assert_close(some[~gray], images[~gray])
 
 
-def test_views_follow_the_seed_and_leave_other_channels_their_colors() -> None:
+def test_gray_images_change_in_brightness_and_contrast() -> None:
+    torch.manual_seed(0)
+    images = torch.rand(200, 1, 6, 6) - 3
+    views = random_views(images, COLORS)
+    unchanged = 0
+    for image, view in zip(images, views, strict=True):
+        slope = float(view.std() / image.std())
+        brightness = float(view.mean() / image.mean())
+        assert 0.599 < brightness < 1.401
+        assert 0.599 < slope / brightness < 1.401
+        torch.testing.assert_close(view - view.mean(), slope * (image - image.mean()))
+        unchanged += abs(brightness - 1) < 1e-5
+    assert 20 <= unchanged <= 60  # a fifth of them
+    crops = Strength(least_area=1, flip=False, jitter=0, hue=0.1, gray=0.2)
+    assert torch.equal(random_views(images, crops), images)
+
+
+def test_views_follow_the_seed() -> None:
     images = torch.rand(5, 3, 9, 7)
     drawn = []
     for _ in range(2):
@@ -150,8 +167,6 @@ def test_views_follow_the_seed_and_leave_other_channels_their_colors() -> None:
     assert drawn[0].shape == images.shape
     assert not torch.equal(random_views(images), drawn[0])
     assert 0 <= float(drawn[0].min()) <= float(drawn[0].max()) <= 1
-    gray = torch.rand(5, 1, 8, 8) - 3  # would be cut off at 0, were its colors changed
-    assert torch.equal(random_views(gray, COLORS), gray)
     with torch.autocast("cpu", torch.bfloat16):
         torch.manual_seed(3)
         assert torch.equal(random_views(images), drawn[0])

@@ -220,15 +220,43 @@ def test_squares_that_do_not_suit(tmp_path: Path) -> None:
         make_module(vit(), MaskedRecipe(patch=6), 0)
     for patch in (5, 16):
         recipe = MaskedRecipe(phase=PHASE, patch=patch)
-        material = tiny_material(tmp_path / str(patch), recipe, images=drawings(side=16))
         message = f"patch is {patch}, but images have 16x16 pixels; give a divisor of both"
         with pytest.raises(PlanError, match=message):
-            trained(material, recipe)
+            tiny_material(tmp_path / str(patch), recipe, images=drawings(side=16))
 
 
-@pytest.mark.parametrize("changes", [{"mask_share": 1.0}, {"patch": -1}])
+@pytest.mark.parametrize("changes", [{"mask_share": 1.0}, {"mask_share": -0.1}, {"patch": -1}])
 def test_recipes_that_make_no_sense(changes: dict) -> None:
     with pytest.raises(PlanError, match="mask_share lies between 0 and 1, and patch is not neg"):
         recipe_of("masked").changed(changes)
-    with pytest.raises(PlanError, match="recipe: mask_share is 0; give a number above 0"):
-        recipe_of("masked").changed({"mask_share": 0})
+
+
+def test_how_much_is_hidden_goes_by_the_network() -> None:
+    convnet = build_chain(BackboneSpec("topwork", "small_convnet", {}), (16, 16))
+    for chain, own in ((vit(), 0.75), (convnet, 0.6)):
+        assert make_module(chain, MaskedRecipe(), 0).share == own
+        assert make_module(chain, MaskedRecipe(mask_share=0.5), 0).share == 0.5
+
+
+@pytest.mark.parametrize(
+    ("architecture", "said"),
+    [
+        ("pit_ti_224", "--method masked takes"),  # fewer tokens above
+        ("xcit_nano_12_p16_224", "--method masked takes"),  # a token comes late
+        ("vit_tiny_r_s16_p8_224", "patches see each other before"),  # by a convolutional stem
+    ],
+)
+def test_transformers_that_would_see_what_is_hidden(architecture: str, said: str) -> None:
+    chain = build_chain(BackboneSpec("timm", architecture, {}), (224, 224))
+    with pytest.raises(PlanError, match=said):
+        make_module(chain, MaskedRecipe(), 0)
+
+
+def test_it_tells_what_its_codes_are_worth(tmp_path: Path) -> None:
+    labels = [0] * 20 + [1] * 20
+    recipe = MaskedRecipe(phase=PHASE)
+    material = tiny_material(tmp_path, recipe, images=drawings(side=16), labels=labels)
+    told = trained(material, recipe)
+    assert [sorted(epoch.found) for epoch in told] == [
+        ["probe", "probe_high", "probe_low", "probe_n"]
+    ] * 2

@@ -266,6 +266,28 @@ def test_persistent_chains_go_on_from_step_to_step() -> None:
     assert torch.equal(rbm.chains[:3], expected)
 
 
+def test_persistent_chains_leave_units_alive(tmp_path: Path, caplog) -> None:
+    recipe = RbmRecipe(persistent=True).changed({"phase": {"epochs": 20, "batch": 10}})
+    images = drawings(200, gray=True)
+    material = stack(tmp_path / "default", recipe, images=images, arguments={"widths": [40]})
+    *_, last = trained(material, recipe)
+    assert last.found["stuck"] < 0.1
+    assert "the same for all images" not in caplog.text
+
+
+def test_units_that_are_stuck_are_told_of(tmp_path: Path, caplog) -> None:
+    recipe = RECIPE.changed({"phase": {"epochs": 2, "rate": 50.0, "momentum": 0.9}})
+    images = drawings(200, gray=True)
+    material = stack(tmp_path, recipe, images=images, arguments={"widths": [40]})
+    *_, last = trained(material, recipe)
+    inputs, _ = material.inputs(material.chain.cuts[0], 1)
+    codes = outputs_of(first_block(material), inputs, range(len(inputs)))
+    stuck = float((codes.std(0) < 0.01).float().mean())
+    assert last.found["stuck"] == pytest.approx(stuck, abs=0.03)
+    assert stuck > 0.5
+    assert "of the units are the same for all images; lower the rate" in caplog.text
+
+
 def test_trained_machines_reconstruct_images_that_they_never_saw(tmp_path: Path) -> None:
     # Bars and stripes (MacKay 2003): any rows, or any columns, are lit. No two images are the same.
     lit = np.random.default_rng(0).permutation(np.arange(1, 255, dtype=np.uint8))[:100, None]

@@ -74,6 +74,5 @@ def test_learns_which_side_is_up(tmp_path: Path) -> None:
 
 def test_images_that_are_not_square_are_refused(tmp_path: Path) -> None:
     images = drawings(40, 12)[:, :8]
-    material = tiny_material(tmp_path, SHORT, images=images)
     with pytest.raises(PlanError, match=r"8x12 pixels .* give a square --size such as 8"):
-        trained(material, SHORT)
+        tiny_material(tmp_path, SHORT, images=images)

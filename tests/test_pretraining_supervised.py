@@ -153,9 +153,8 @@ def test_the_classifier_and_its_names_go_into_the_folder(tmp_path: Path) -> None
 
 
 def test_no_classes(tmp_path: Path) -> None:
-    material = tiny_material(tmp_path, SHORT)
     with pytest.raises(UsageError, match=r"learns classes, and .* give a folder with one sub-fold"):
-        trained(material, SHORT)
+        tiny_material(tmp_path, SHORT)
 
 
 @pytest.mark.parametrize("area", [0.0, 1.5])

@@ -67,6 +67,9 @@ if TYPE_CHECKING:
     from topwork.report.class_map import MapFolder
 
 INTERRUPTED = 130  # what Typer makes of Ctrl-C
+LESS_MEMORY = (
+    "give a smaller --size or network, or fewer images a batch (of a phase, in a plan or recipe)"
+)
 
 app = typer.Typer(
     add_completion=False,
@@ -413,11 +416,26 @@ def main() -> None:
     except BrokenPipeError:  # whoever read our output has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        fail(f"out of memory ({first_line(error)}); {LESS_MEMORY}", 2)
     except OSError as error:  # such as a full disk
         fail(f"{error.filename or 'a file'}: {error.strerror or error}; free space or permit it", 2)
     if code == INTERRUPTED:
         fail("interrupted; what was cached stays", INTERRUPTED)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Say whether memory ran out; torch says so by a class of its own, or in words."""
+    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return named or "allocate memory" in str(error)
+
+
+def first_line(error: Exception) -> str:
+    """Return what an error says first."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def run() -> NoReturn:

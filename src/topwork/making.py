@@ -16,6 +16,7 @@ from typing import Any
 from topwork.advice.depth_codes import collect
 from topwork.advice.source_card import statistics_of, write_card
 from topwork.api import require_free
+from topwork.data.findings import listed
 from topwork.data.image_set import ImageSet
 from topwork.data.loading import Track, untracked
 from topwork.data.unlabeled import audit_photos, open_photos
@@ -24,16 +25,17 @@ from topwork.learn.checkpoints import Checkpoints
 from topwork.learn.interruption import requests_to_stop
 from topwork.network.backbone_folder import save_backbone
 from topwork.network.device import choose_device
-from topwork.network.loading import load_backbone
-from topwork.network.zoo import Backbone, find_backbone
+from topwork.network.loading import Loaded, load_backbone
+from topwork.network.zoo import REACHES, Backbone, find_backbone
 from topwork.phase import Phase
 from topwork.plan import Plan
 from topwork.pretraining.material import Material, drawn_rows
-from topwork.pretraining.methods import METHODS, outputs_of, recipe_of, run
+from topwork.pretraining.methods import METHODS, learned_up_to, outputs_of, recipe_of, run
+from topwork.pretraining.preparing import identity_of, load_networks, make_material
 from topwork.pretraining.request import (
     Request,
-    identity_of,
-    make_material,
+    reused_of,
+    settle_network,
     settle_recipe,
     settle_teacher,
 )
@@ -123,41 +125,37 @@ def pretrain(
                 f" with the very same; for another, remove {unfinished}"
             )
         chosen, arguments = settle_recipe(method, recipe_of(method), recipe, epochs, rate)
-        backbone = find_backbone(backbone, weights=weights)
-        if arguments:
-            spec = replace(backbone.spec, arguments={**backbone.spec.arguments, **arguments})
-            backbone = replace(backbone, spec=spec)
+        found = find_backbone(backbone, weights=weights)
+        found, channels = settle_network(found, arguments)
         taught_by = settle_teacher(method, teacher, teacher_weights)
-        starts_anew = backbone.weights is None or backbone.weights.kind != "file"
         plan = Plan(
-            backbone.name,
-            reused="0" if starts_anew else None,
+            found.name,
+            reused=reused_of(found),
             phases=(Phase(frozen="input", epochs=1),),
             input_size=size,
+            channels=channels,
         )
         execution = Execution(choose_device(device), runtime, decoding, cache)
         images = data if isinstance(data, ImageSet) else open_photos(data)
+        request = Request(
+            method, chosen, plan, found, images, execution, seed, taught_by, half, arguments
+        )
+        networks = load_networks(request)
+        clock.lap("backbone")
         audited = audit_photos(images, track)
+        for line in audited.lines():
+            log.info("%s", line)
+        if aside := len(audited.split.val) + len(audited.split.test):
+            log.info("%d of them are left aside, as a fit would choose and test with them", aside)
         if isinstance(chosen, SupervisedRecipe) and not audited.split.val:
             log.warning(
                 "--method supervised learns the labels of the whole training part; to fit the same"
                 " images afterwards, give a val/ to choose by (other images are not concerned)"
             )
         clock.lap("audit")
-        request = Request(
-            method,
-            chosen,
-            plan,
-            backbone,
-            images,
-            audited,
-            execution,
-            seed,
-            taught_by,
-            half,
-            arguments,
-        )
-        material = make_material(request, checkpoints, track)
+        material = make_material(request, networks, audited, checkpoints, track)
+        if material.lost:
+            log.warning("%s", listed(material.lost, "cannot be decoded, left out", ": ".join))
         if resume:
             material.stages.restore()
             clock.begin_earlier(material.stages.before)
@@ -214,17 +212,26 @@ def finish(
     material: Material, request: Request, staged: Path, clock: Clock, track: Track
 ) -> dict[str, Any]:
     """Write the backbone's folder, open it again, and describe what its source's codes are like."""
-    card = card_of(material, request)
-    outputs = outputs_of(request.recipe, material.class_names, material.teacher)
+    chain = material.chain
+    up_to = learned_up_to(request.recipe, chain) if material.loaded.weights is None else chain.top
+    card = card_of(material, request) | {REACHES: None if up_to is chain.top else up_to.name}
+    teacher = material.teacher.loaded if material.teacher else None
     labels = material.class_names if isinstance(request.recipe, SupervisedRecipe) else ()
-    classifier = outputs is not None
     save_backbone(
-        staged, material.loaded, card, classifier=classifier, labels=labels, half=request.half
+        staged,
+        material.loaded,
+        card,
+        classifier=outputs_of(request.recipe, material.class_names, teacher) is not None,
+        up_to=up_to,
+        labels=labels,
+        half=request.half,
     )
-    again = load_backbone(find_backbone(str(staged)), replace(request.plan, reused=None))
+    plan = replace(request.plan, reused=None, kept=card[REACHES])
+    again = load_backbone(find_backbone(str(staged)), plan)
     indices = [material.indices[row] for row in drawn_rows(DESCRIBED, len(material.indices))]
     again.chain.network.to(request.execution.device)
-    codes = collect(again, request.images, request.audited, indices, request.execution, track)
+    audited = material.samples.audit
+    codes = collect(again, request.images, audited, indices, request.execution, track)
     names = [cut.name for cut in codes.cuts]
     statistics = statistics_of(
         {name: codes.at(name) for name in names}, dict(zip(names, codes.pools, strict=True))
@@ -234,11 +241,19 @@ def finish(
     drawn = draw_pretraining(material.stages.records, material.stages.pictures, staged)
     return {
         **card,
+        "data": audited.to_dict() | {"summary": audited.lines(), "lost_later": material.lost},
         "epochs": material.stages.records,
         "pictures": drawn,
         "seconds": clock.total(),
         "times": clock.laps,
     }
+
+
+def started_from(loaded: Loaded) -> dict[str, Any] | None:
+    """Return which weights a network began with, up to where; None for random ones."""
+    if loaded.weights is None:
+        return None
+    return {"name": loaded.backbone.name, "up_to": loaded.plan.reused, **loaded.weights}
 
 
 def card_of(material: Material, request: Request) -> dict[str, Any]:
@@ -248,18 +263,19 @@ def card_of(material: Material, request: Request) -> dict[str, Any]:
         last[record["stage"]] = {
             key: value for key, value in record.items() if key not in ("stage", "epoch", "epochs")
         }
-    loaded, execution = material.loaded, request.execution
+    loaded, execution, audited = material.loaded, request.execution, material.samples.audit
     return {
         "method": request.method,
         "paper": METHODS[request.method].paper,
         "source": request.images.location,
         "architecture": loaded.backbone.spec.to_dict(),
         "preprocessing": loaded.backbone.preprocessing.to_dict(),
-        "started_from": loaded.weights,
+        "started_from": started_from(loaded),
+        "license": loaded.backbone.about.get("license") if loaded.weights else None,
         **({"teacher": identity_of(material.teacher.loaded)} if material.teacher else {}),
         "images": len(material.indices),
         "held_out": len(material.held_out),
-        "left_aside": len(request.audited.split.val) + len(request.audited.split.test),
+        "left_aside": len(audited.split.val) + len(audited.split.test),
         "recipe": request.recipe_in_full(),
         "seed": request.seed,
         "execution": {

@@ -113,7 +113,7 @@ def look_over(images: ImageSet, *, track: Track = untracked) -> Audit:
         raise DataError(
             f"{images.location}: none of {len(images)} images can be read; mend or replace them"
         )
-    split = Split(usable, (), (), "given")
+    split = Split(usable, (), (), "undivided")
     readable = _ranks(split, len(images)) == 0
     pairs = duplicates.near_pairs(looks.gray, looks.color, readable)
     lookalikes, crowds = _lookalikes(images, looks.digests, pairs, split, numbers=True)

@@ -107,23 +107,19 @@ class Audit:
 
     def lines(self) -> list[str]:
         """Return the findings in plain English, one per line; the first is a summary."""
-        sizes = {side: len(getattr(self.split, side)) for side in SIDES}
-        parts = ", ".join(f"{size} {side}" for side, size in sizes.items() if size)
-        origin = "as given" if self.split.origin == "given" else "split by hash"
-        labels = f"{len(self.counts)} classes" if self.counts else "labeled with numbers"
         found = [
-            f"{sum(sizes.values())} images, {labels}: {parts} ({origin})",
+            self._summary(),
             *self.split.notes,
-            _finding(self.unreadable, "unreadable, left out", ": ".join),
-            _finding(self.skipped, "skipped", ": ".join),
-            _finding(self.exact_duplicates, "exact duplicates across sides, dropped", _twins),
-            _finding(self.near_duplicates, "near duplicates across sides, dropped", _twins),
+            listed(self.unreadable, "unreadable, left out", ": ".join),
+            listed(self.skipped, "skipped", ": ".join),
+            listed(self.exact_duplicates, "exact duplicates across sides, dropped", _twins),
+            listed(self.near_duplicates, "near duplicates across sides, dropped", _twins),
             f"exact copies inside a side, kept: {self.copies}" if self.copies else "",
             _alike(self.lookalikes, "kept together where training is divided to choose"),
             _alike(self.crowds, "more than half of a class, so they cannot be kept together"),
-            _finding(self.conflicts, "times the same image under different labels", _conflict),
+            listed(self.conflicts, "times the same image under different labels", _conflict),
             *(f"{side} lacks {name_a_few(labels)}" for side, labels in self.missing.items()),
-            _finding(self.tiny, f"classes with fewer than {TINY} training images", str),
+            listed(self.tiny, f"classes with fewer than {TINY} training images", str),
         ]
         if self.imbalance >= LOPSIDED:
             found.append(
@@ -132,20 +128,34 @@ class Audit:
             )
         return [line for line in found if line]
 
+    def _summary(self) -> str:
+        sizes = {side: len(getattr(self.split, side)) for side in SIDES}
+        images = f"{sum(sizes.values())} images"
+        if self.split.origin == "undivided":
+            return f"{images}, without labels"
+        parts = ", ".join(f"{size} {side}" for side, size in sizes.items() if size)
+        origin = "as given" if self.split.origin == "given" else "split by hash"
+        labels = f"{len(self.counts)} classes" if self.counts else "labeled with numbers"
+        return f"{images}, {labels}: {parts} ({origin})"
+
     def faults(self) -> list[str]:
         """Return what strictness does not bear, one kind per line."""
         kinds = (
-            _finding(self.unreadable, "unreadable", ": ".join),
-            _finding(self.skipped, "skipped", ": ".join),
-            _finding(self.conflicts, "times the same image under different labels", _conflict),
-            _finding(self.exact_duplicates, "exact duplicates across sides", _twins),
-            _finding(self.near_duplicates, "near duplicates across sides", _twins),
+            listed(self.unreadable, "unreadable", ": ".join),
+            listed(self.skipped, "skipped", ": ".join),
+            listed(self.conflicts, "times the same image under different labels", _conflict),
+            listed(self.exact_duplicates, "exact duplicates across sides", _twins),
+            listed(self.near_duplicates, "near duplicates across sides", _twins),
         )
         return [kind for kind in kinds if kind]
 
 
-def _finding(entries: Sequence[Any], what: str, say: Callable[[Any], str]) -> str:
-    """Return "3 unreadable: a.jpg: truncated file; ..." or an empty string if there are none."""
+def listed(entries: Sequence[Any], what: str, say: Callable[[Any], str]) -> str:
+    """Return how many findings there are and the first five of them, or nothing of none.
+
+    >>> listed([("a.jpg", "cut off"), ("b.jpg", "empty")], "unreadable", ": ".join)
+    '2 unreadable: a.jpg: cut off; b.jpg: empty'
+    """
     if not entries:
         return ""
     shown = "; ".join(say(entry) for entry in entries[:5])

@@ -34,14 +34,14 @@ class Split:
         train: for learning.
         val: for choosing, where the data brings such a part; else choosing is done inside train.
         test: for the one final look.
-        origin: whether the data gave the sides, or hashes did.
+        origin: whether the data gave the sides or hashes did; or that there is one side only.
         notes: what had to be decided, one sentence each.
     """
 
     train: tuple[int, ...]
     val: tuple[int, ...]
     test: tuple[int, ...]
-    origin: Literal["given", "hashed"]
+    origin: Literal["given", "hashed", "undivided"]
     notes: tuple[str, ...] = ()
 
     def side_of(self) -> dict[int, str]:

@@ -2,7 +2,7 @@
 
 ``backbone.json`` holds the architecture, the preprocessing and a card that says what the weights
 were made from; ``model.safetensors`` the weights. A timm architecture of three channels gets timm's
-``config.json`` too, so that the same folder opens with timm.
+``config.json`` too, so that the same folder opens with timm, unless upper layers are left out.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import safetensors.torch
 from torch import Tensor
 
 from topwork.errors import WeightsError
+from topwork.network.chain import CutPoint
 from topwork.network.folder import TIMM, WEIGHTS, timm_config
 from topwork.network.inputs import COLORS
 from topwork.network.loading import Loaded, sha256
@@ -29,6 +30,7 @@ def save_backbone(
     card: Mapping[str, Any],
     *,
     classifier: bool,
+    up_to: CutPoint | None = None,
     labels: tuple[str, ...] = (),
     half: bool = False,
 ) -> None:
@@ -40,6 +42,7 @@ def save_backbone(
         card: what is known of them, JSON-able; ``license`` and ``source`` among it.
         classifier: whether the network's own classifier was trained; if not, it is left out, so
             that nobody takes what it says for the source's classes.
+        up_to: what lies above it has random weights and is left out too; None for L.
         labels: what these are called, where that is known.
         half: whether to keep matrices and kernels in half precision; vectors, such as a batch
             norm's statistics, are few and stay as they are.
@@ -48,12 +51,12 @@ def save_backbone(
         WeightsError: if half precision cannot hold a weight.
     """
     folder.mkdir(parents=True)
-    above = len(loaded.chain)
+    highest = (up_to or loaded.chain.top).depth
     depth_of = loaded.chain.depth_of_state()
     state = {
         name: (halved(name, value) if half else value).contiguous()
         for name, value in loaded.chain.network.state_dict().items()
-        if classifier or depth_of[name] < above
+        if classifier or depth_of[name] <= highest
     }
     safetensors.torch.save_file(state, folder / WEIGHTS, {"format": "pt"})
     facts = {
@@ -67,7 +70,8 @@ def save_backbone(
     }
     (folder / BACKBONE_FACTS).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
     spec = loaded.backbone.spec
-    if spec.library == "timm" and spec.channels == COLORS:
+    whole = highest == loaded.chain.top.depth
+    if spec.library == "timm" and spec.channels == COLORS and whole:
         config = timm_config(loaded, labels)
         facts_of_ours = config["pretrained_cfg"]
         for key in OF_PUBLISHED_WEIGHTS:

@@ -32,6 +32,8 @@ __all__ = ["Backbone", "BackboneSpec", "WeightsSource", "ZooEntry", "catalog", "
 FORMS = "timm:NAME, torchvision:NAME, topwork:NAME, hf-hub:ORG/NAME or a folder"
 FOLDERS = "a folder in timm's format, one that `topwork pretrain` made, or a model of `topwork fit`"
 BACKBONE_FACTS, BACKBONE_FORMAT = "backbone.json", 1
+REACHES = "reaches"
+"""In a card: up to where weights were learned, those above being left out; null for all."""
 MODEL_FACTS = "topwork.json"
 OF_PUBLISHED_WEIGHTS = (
     *("license", "description", "origin_url", "paper_ids", "paper_name", "notes", "tag"),

@@ -28,6 +28,7 @@ from topwork.errors import PlanError
 from topwork.learn.batch_norm import batch_norms, estimate_statistics
 from topwork.learn.loop import AT_ONCE, Inputs
 from topwork.network.chain import Chain, CutPoint
+from topwork.network.codes import pool_module
 from topwork.network.cut import segment
 from topwork.network.dense import DenseLayer
 from topwork.network.layout import Layout
@@ -36,6 +37,7 @@ from topwork.pretraining.decoders import TiedDecoder, unrolled_decoder
 from topwork.pretraining.material import Material, batches, drawn_rows, pictured_weights
 from topwork.pretraining.recipe import Recipe, require_positive
 from topwork.pretraining.stages import Progress, progress_of
+from topwork.pretraining.watching import online_probe
 
 PAPER = "Bengio et al. 2007; Vincent et al. 2008 and 2010 (denoising); Masci et al. 2011 (maps)"
 NOISES = ("masking", "gaussian", "none")
@@ -44,6 +46,8 @@ MANY_STAGES = 4
 MEASURED = 2048
 """Images whose means and deviations stand for those of all."""
 SHOWN = 64
+MOST_WEIGHTS = 2**28
+"""Of a decoder: with what an optimizer keeps of each, 4 GiB."""
 START = 0.01
 """Deviation of a tied layer's first weights: wider ones stay in its filters as noise."""
 
@@ -154,13 +158,49 @@ def pretrain_autoencoder(
 
     Yields after every step.
     """
-    cuts = stacked_cuts(material.chain)
-    parts: dict[str, Sequence[CutPoint]] = {"whole network": cuts}
-    if not recipe.end_to_end:
-        parts = {f"layer {number}": pair for number, pair in enumerate(pairwise(cuts), start=1)}
-    for stage, part in parts.items():
+    for stage, part in parts_of(material.chain, recipe).items():
         if not material.stages.is_finished(stage):
             yield from pretrain_part(material, recipe, stage, part)
+
+
+def parts_of(chain: Chain, recipe: AutoencoderRecipe) -> dict[str, Sequence[CutPoint]]:
+    """Return the cut points of each stage, the first and the last of which its layers lie between.
+
+    There are others in between if all is trained end to end.
+    """
+    cuts = stacked_cuts(chain)
+    if recipe.end_to_end:
+        return {"whole network": cuts}
+    return {f"layer {number}": pair for number, pair in enumerate(pairwise(cuts), start=1)}
+
+
+def require_decoders(chain: Chain, recipe: AutoencoderRecipe) -> None:
+    """Refuse a network from whose codes only a huge matrix leads back.
+
+    Raises:
+        PlanError: naming the layers.
+    """
+    for cuts in parts_of(chain, recipe).values():
+        if tied_layer(chain, recipe, cuts):
+            continue
+        with torch.device("meta"):
+            weights = sum(part.numel() for part in unrolled_decoder(cuts).parameters())
+        if weights > MOST_WEIGHTS:
+            raise PlanError(
+                f"--method autoencoder: from {cuts[-1].name} back to {cuts[0].name} a decoder would"
+                f" take {weights / 1e6:,.0f} million weights; give a smaller --size, or another"
+                " network"
+            )
+
+
+def tied_layer(
+    chain: Chain, recipe: AutoencoderRecipe, cuts: Sequence[CutPoint]
+) -> DenseLayer | None:
+    """Return the layer whose weights a decoder is to have as well, if that is meant."""
+    if not recipe.tied or len(cuts) != 2 or chain.graph is None:
+        return None
+    layer = chain.network.get_submodule(cuts[-1].name)
+    return layer if isinstance(layer, DenseLayer) else None
 
 
 def stacked_cuts(chain: Chain) -> list[CutPoint]:
@@ -172,17 +212,28 @@ def stacked_cuts(chain: Chain) -> list[CutPoint]:
 def pretrain_part(
     material: Material, recipe: AutoencoderRecipe, stage: str, cuts: Sequence[CutPoint]
 ) -> Iterator[Progress | None]:
-    """Train the layers between the first and the last of some cut points."""
+    """Train the layers between the first and the last of some cut points.
+
+    Each epoch tells what a linear head on their codes is worth, where there are labels.
+    """
     inputs, held_out = material.inputs(cuts[0], recipe.phase.epochs)
     module = make_autoencoder(material, recipe, cuts, inputs)
+    pool = pool_module(material.chain, cuts[-1], pool_of(cuts[-1]))
+    body = nn.Sequential(module.encoder, pool)
     for epoch in material.stages.train(stage, module, recipe.phase, inputs, held_out):
         if epoch is None:
             yield None
             continue
         last = epoch.number == recipe.phase.epochs and cuts[0].depth == 0
         pictures = see(material, module, held_out or inputs) if last else {}
-        yield progress_of(epoch, stage, recipe.phase, {}, pictures)
-    settle_statistics(module.encoder, inputs)
+        settle_statistics(module.encoder, inputs)
+        found = online_probe(material, body, inputs, held_out)
+        yield progress_of(epoch, stage, recipe.phase, found, pictures)
+
+
+def pool_of(cut: CutPoint) -> str:
+    """Return how codes at a cut point are pooled for a linear head."""
+    return "flatten" if cut.layout.kind == "vector" else "avg"
 
 
 def make_autoencoder(
@@ -190,11 +241,9 @@ def make_autoencoder(
 ) -> Autoencoder:
     """Return the layers between some cut points, with a decoder."""
     below, above = cuts[0], cuts[-1]
-    network = material.chain.network
-    layer = network.get_submodule(above.name) if material.chain.graph else None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(material.seed)
-        if recipe.tied and len(cuts) == 2 and isinstance(layer, DenseLayer):
+        if layer := tied_layer(material.chain, recipe, cuts):
             decoder: nn.Module = TiedDecoder(below.shape, layer.linear)
             if material.loaded.weights is None:
                 nn.init.normal_(layer.linear.weight, std=START)

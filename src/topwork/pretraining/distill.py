@@ -239,7 +239,7 @@ def pretrain_distill(material: Material, recipe: DistillRecipe) -> Iterator[Prog
     share of these the student names the class that the teacher does, with its 95 % interval.
 
     Raises:
-        UsageError: if there is no teacher, or it would see another part of an image.
+        UsageError: if there is no teacher.
     """
     if material.teacher is None:
         raise UsageError("--method distill learns from another network; name it with --teacher")
@@ -263,12 +263,7 @@ def pretrain_distill(material: Material, recipe: DistillRecipe) -> Iterator[Prog
 def lessons_of(
     material: Material, teacher: Samples, hints: Sequence[Hint], recipe: DistillRecipe
 ) -> tuple[Lessons, Lessons | None]:
-    """Return the lessons on images to learn from, and on those held out, which is one view of each.
-
-    Raises:
-        UsageError: if the teacher would see another part of an image.
-    """
-    require_same_shape(material.samples, teacher)
+    """Return the lessons on images to learn from, and on those held out, one view of each."""
     crop = material.loaded.backbone.preprocessing.crop
     augment = Augment(recipe.least_area, recipe.flip)
     ours, theirs = (
@@ -282,10 +277,14 @@ def lessons_of(
     return Lessons(images, codes), Lessons(other_images, other_codes)
 
 
-def require_same_shape(student: Samples, teacher: Samples) -> None:
-    """Refuse images of other proportions than the teacher's: a crop would show other parts."""
+def require_same_shape(student: Loaded, teacher: Loaded) -> None:
+    """Refuse images of other proportions than the teacher's: a crop would show other parts.
+
+    Raises:
+        UsageError: naming both.
+    """
     (height, width), (rows, columns) = (
-        each.loaded.backbone.preprocessing.size for each in (student, teacher)
+        each.backbone.preprocessing.size for each in (student, teacher)
     )
     if height * columns != width * rows:
         raise UsageError(

@@ -30,8 +30,9 @@ from topwork.phase import Phase
 from topwork.pretraining.autoencoder import settle_statistics
 from topwork.pretraining.decoders import decoder, draw_hidden, patch_side, patched, unpatched
 from topwork.pretraining.material import Material, drawn_rows
-from topwork.pretraining.recipe import Recipe, require_positive
+from topwork.pretraining.recipe import Recipe
 from topwork.pretraining.stages import Progress, progress_of
+from topwork.pretraining.watching import online_probe
 
 PAPER = "He et al. 2022 (masked autoencoders); Xie et al. 2022 (SimMIM, for networks with maps)"
 STAGE = "masked prediction"
@@ -39,6 +40,8 @@ LEAST_SQUARES = 6
 """Squares along an image's shorter side, at least, where the recipe leaves their size open."""
 WIDTH, HEADS, BLOCKS = 128, 4, 2
 """Of the transformer that predicts: channels of a token, heads of attention, blocks."""
+OF_TOKENS, OF_MAPS = 0.75, 0.6
+"""Shares that are hidden."""
 SHOWN = 36
 
 
@@ -48,7 +51,8 @@ class MaskedRecipe(Recipe):
 
     Attributes:
         phase: of the training.
-        mask_share: share of the squares that are hidden.
+        mask_share: share of the squares that are hidden; 0 for 0.75 of a transformer's, as in the
+            paper, and 0.6 of others'.
         patch: side of a square in pixels, a divisor of the image's sides, and of a transformer a
             multiple of its patches; 0 for a transformer's own, else for six to a side or more.
     """
@@ -58,12 +62,11 @@ class MaskedRecipe(Recipe):
             epochs=30, batch=128, optimizer="adamw", rate=1e-3, weight_decay=0.05, warmup=1.0
         )
     )
-    mask_share: float = 0.6
+    mask_share: float = 0.0
     patch: int = 0
 
     def __post_init__(self) -> None:
-        require_positive(self, "mask_share")
-        if self.mask_share >= 1 or self.patch < 0:
+        if not 0 <= self.mask_share < 1 or self.patch < 0:
             raise PlanError("recipe: mask_share lies between 0 and 1, and patch is not negative")
 
 
@@ -192,45 +195,54 @@ def pretrain_masked(material: Material, recipe: MaskedRecipe) -> Iterator[Progre
     """Train a network to predict what is hidden of images; yield after every step.
 
     Of a network whose last map has a single position, or is flattened, the layers above the last
-    map with more are left as they are.
+    map with more are left as they are. Each epoch tells what a linear head on the codes is worth,
+    where there are labels.
 
     Raises:
-        PlanError: if the network gives neither maps nor tokens that could be left out; if the
-            recipe's squares do not suit its patches, or the images.
+        PlanError: if the network gives neither maps nor tokens that could be left out, or lets a
+            patch see others before; if the recipe's squares do not suit its patches, or the images.
     """
     if material.stages.is_finished(STAGE):
         return
     phase = recipe.phase
     inputs, held_out = material.inputs(material.chain.cuts[0], phase.epochs)
     module = make_module(material.chain, recipe, material.seed).to(material.device)
+    body = material.body(predicts_from(material.chain))
     for epoch in material.stages.train(STAGE, module, phase, inputs, held_out):
         if epoch is None:
             yield None
             continue
         last = epoch.number == phase.epochs
         pictures = see(material, module, held_out or inputs) if last else {}
-        yield progress_of(epoch, STAGE, phase, {}, pictures)
-    if isinstance(module, MaskedMap):
-        settle_statistics(module.layers, inputs)
+        settle_statistics(body, inputs)
+        found = online_probe(material, body, inputs, held_out)
+        yield progress_of(epoch, STAGE, phase, found, pictures)
 
 
 def make_module(chain: Chain, recipe: MaskedRecipe, seed: int) -> MaskedMap | MaskedTokens:
     """Return what is trained, its decoder with random weights; raise as `pretrain_masked` does."""
-    pixels = chain.cuts[0]
+    pixels, last = chain.cuts[0], predicts_from(chain)
     tokens = [cut for cut in chain.cuts if cut.layout.kind == "tokens"]
-    maps = [cut for cut in chain.cuts[1:] if math.prod(places(cut)) > 1]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        if len(tokens) > 1 and takes_any_tokens(chain, tokens[0], tokens[-1]):
-            return masked_tokens(chain, recipe, tokens[0], tokens[-1])
-        if maps and not tokens:
-            layers = segment(chain, pixels, maps[-1])
+        if len(tokens) > 1 and takes_any_tokens(chain, tokens[0], last):
+            return masked_tokens(chain, recipe, tokens[0], last)
+        if not tokens and math.prod(places(last)) > 1:
             side = recipe.patch or default_patch(places(pixels))
-            return MaskedMap(layers, decoder(pixels, maps[-1]), side, recipe.mask_share)
+            draw_hidden(1, places(pixels), side, OF_MAPS)  # does it fill the images?
+            layers = segment(chain, pixels, last)
+            return MaskedMap(layers, decoder(pixels, last), side, recipe.mask_share or OF_MAPS)
     raise PlanError(
         "--method masked takes ConvNets, and vision transformers that add positions to their"
         " patches; give --backbone such as topwork:cifar_resnet20 or timm:vit_tiny_patch16_224"
     )
+
+
+def predicts_from(chain: Chain) -> CutPoint:
+    """Return the highest cut point with tokens or, without any, with more than one position."""
+    tokens = [cut for cut in chain.cuts if cut.layout.kind == "tokens"]
+    maps = [cut for cut in chain.cuts[1:] if math.prod(places(cut)) > 1]
+    return (tokens or maps or [chain.top])[-1]
 
 
 def places(cut: CutPoint) -> tuple[int, ...]:
@@ -263,8 +275,14 @@ def masked_tokens(
         raise PlanError(
             f"recipe: patch is {recipe.patch}; give a multiple of the network's own, {own}, or 0"
         )
+    embedding = segment(chain, chain.cuts[0], first)
+    if not keeps_apart(embedding, chain, first.layout.prefix, own):
+        raise PlanError(
+            "--method masked: this network's patches see each other before its blocks do, so what"
+            " is hidden would show; give --backbone such as timm:vit_tiny_patch16_224"
+        )
     return MaskedTokens(
-        segment(chain, chain.cuts[0], first),
+        embedding,
         segment(chain, first, last),
         prefix=first.layout.prefix,
         width=first.shape[1],
@@ -272,25 +290,38 @@ def masked_tokens(
         channels=channels,
         own=own,
         patch=recipe.patch or own,
-        share=recipe.mask_share,
+        share=recipe.mask_share or OF_TOKENS,
     )
+
+
+@torch.no_grad()
+def keeps_apart(embedding: nn.Module, chain: Chain, prefix: int, own: int) -> bool:
+    """Say whether a patch changes its own token alone, as where no convolution came before."""
+    images = torch.randn(2, *chain.cuts[0].shape)
+    images[1] = images[0]
+    images[1, :, :own, :own] += 1
+    tokens = embedding.eval()(images.to(chain.device))
+    differ = (tokens[0] != tokens[1]).any(1).nonzero().flatten().tolist()
+    return differ == [prefix]
 
 
 @torch.no_grad()
 def takes_any_tokens(chain: Chain, first: CutPoint, last: CutPoint) -> bool:
     """Say whether layers take tokens in any order and number, as if positions are added below."""
     prefix, count = first.layout.prefix, first.shape[0]
+    if (last.layout.prefix, last.shape[0]) != (prefix, count):
+        return False
     order = torch.cat([torch.arange(prefix), prefix + torch.randperm(count - prefix)])
     tokens = torch.randn(2, *first.shape)
     blocks = segment(chain, first, last).eval()
-    found = blocks(tokens.to(chain.device)).cpu()
-    shuffled = blocks(tokens[:, order].to(chain.device)).cpu()
-    if found.shape[1:] != last.shape or not torch.allclose(shuffled, found[:, order], atol=1e-3):
-        return False
+    several = tokens, tokens[:, order], tokens[:, : prefix + 1]
     try:
-        return blocks(tokens[:, : prefix + 1].to(chain.device)).shape[1] == prefix + 1
-    except RuntimeError:  # a size that is fixed somewhere
+        found, shuffled, few = (blocks(some.to(chain.device)).cpu() for some in several)
+    except (RuntimeError, IndexError, ValueError):  # a size that is fixed somewhere
         return False
+    if found.shape[1:] != last.shape or few.shape[1] != prefix + 1:
+        return False
+    return torch.allclose(shuffled, found[:, order], atol=1e-3)
 
 
 @torch.no_grad()

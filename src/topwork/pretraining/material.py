@@ -40,6 +40,7 @@ class Material:
         stages: trains, saves and goes on.
         teacher: the same images, seen through another network with pretrained weights, if the
             method learns from one.
+        lost: images that could not be decoded after the audit, with the reason.
     """
 
     loaded: Loaded
@@ -51,6 +52,7 @@ class Material:
     seed: int
     stages: Stages
     teacher: Samples | None = None
+    lost: tuple[tuple[str, str], ...] = ()
 
     @property
     def chain(self) -> Chain:
@@ -84,15 +86,19 @@ class Material:
             return own, None
         return own, self.samples.at(cut, self.held_out, settled=own.settled)
 
-    def body(self) -> nn.Module:
-        """Return the layers from the pixels to pooled codes at L, as a module to be trained.
+    def body(self, above: CutPoint | None = None) -> nn.Module:
+        """Return the layers from the pixels to pooled codes at a cut, as a module to be trained.
 
         It shares all tensors with the network: what it learns is there.
+
+        Args:
+            above: the cut; None for L, where codes are pooled as the network does.
         """
         chain = self.chain
-        layers = segment(chain, chain.cuts[0], chain.top)
-        pool = pool_module(chain, chain.top, self.loaded.plan.pool or "flatten")
-        return nn.Sequential(layers, pool)
+        top = above is None or above is chain.top
+        layers = segment(chain, chain.cuts[0], above or chain.top)
+        how = self.loaded.plan.pool or "flatten" if top else "avg"
+        return nn.Sequential(layers, pool_module(chain, above or chain.top, how))
 
     def pictures(self, values: Tensor) -> np.ndarray:
         """Return normalized pixels, in any shape with as many numbers, as pictures.

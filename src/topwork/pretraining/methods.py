@@ -6,8 +6,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from topwork.data.image_set import ImageSet
 from topwork.errors import UsageError, did_you_mean
-from topwork.learn.samples import Samples
+from topwork.network.chain import Chain, CutPoint
+from topwork.network.loading import Loaded
 from topwork.pretraining import (
     autoencoder,
     contrastive,
@@ -51,7 +53,7 @@ METHODS = {
         "held out is the error of rebuilding what a layer is given of held-out images, summed over"
         " its units, which is not what is minimized but shows how it goes; the free energy gap is"
         " by how much their free energy exceeds that of images learned from, and rises when a"
-        " machine overfits",
+        " machine overfits; stuck is the share of units that are the same for all images",
     ),
     "autoencoder": Method(
         autoencoder.AutoencoderRecipe,
@@ -59,7 +61,7 @@ METHODS = {
         autoencoder.PAPER,
         "loss is the error of rebuilding what a layer was given, from the codes of a noisy copy:"
         " of values from 0 to 1 the cross-entropy, summed over units, of others the squared error"
-        " as a share of their variance",
+        f" as a share of their variance; {PROBE}",
     ),
     "gan": Method(
         gan.GanRecipe,
@@ -74,7 +76,8 @@ METHODS = {
         masked.pretrain_masked,
         masked.PAPER,
         "loss is the error of predicting hidden pixels: squared, of patches less their mean and"
-        " over their deviation (transformers), or absolute (networks that give maps)",
+        " over their deviation (transformers), or absolute (networks that give maps);"
+        f" {PROBE}",
     ),
     "contrastive": Method(
         contrastive.ContrastiveRecipe,
@@ -125,7 +128,7 @@ def recipe_of(method: str) -> Recipe:
     return METHODS[method].recipe()  # type: ignore[call-arg]
 
 
-def outputs_of(recipe: Recipe, names: Sequence[str], teacher: Samples | None) -> int | None:
+def outputs_of(recipe: Recipe, names: Sequence[str], teacher: Loaded | None) -> int | None:
     """Return how many classes the network's own classifier is to learn; None if it learns none.
 
     Args:
@@ -137,9 +140,50 @@ def outputs_of(recipe: Recipe, names: Sequence[str], teacher: Samples | None) ->
         case supervised.SupervisedRecipe():
             return len(names) or None
         case distill.DistillRecipe() if teacher and recipe.logits:
-            head = distill.classifier_of(teacher.loaded)
+            head = distill.classifier_of(teacher)
             return len(head[1]) if head else None
     return None
+
+
+def require_suitable(
+    recipe: Recipe,
+    loaded: Loaded,
+    teacher: Loaded | None,
+    images: ImageSet,
+    names: Sequence[str],
+) -> None:
+    """Refuse what a method cannot do with networks and images, before the latter are read.
+
+    Args:
+        recipe: of the method.
+        loaded: the network to be trained.
+        teacher: the one to learn from, if any.
+        images: to learn from.
+        names: of their classes.
+
+    Raises:
+        PlanError, UsageError: saying what it takes.
+    """
+    match recipe:
+        case rbm.RbmRecipe():
+            rbm.machines_layers(loaded.chain)
+        case autoencoder.AutoencoderRecipe():
+            autoencoder.require_decoders(loaded.chain, recipe)
+        case masked.MaskedRecipe():
+            masked.make_module(loaded.chain, recipe, 0)
+        case rotation.RotationRecipe():
+            rotation.require_squares(loaded)
+        case supervised.SupervisedRecipe():
+            supervised.require_classes(images, names)
+        case distill.DistillRecipe() if teacher:
+            distill.require_same_shape(loaded, teacher)
+
+
+def learned_up_to(recipe: Recipe, chain: Chain) -> CutPoint:
+    """Return the cut point up to which a method trains all layers that have weights."""
+    cut = masked.predicts_from(chain) if isinstance(recipe, masked.MaskedRecipe) else chain.top
+    depths = chain.depth_of_state().values()
+    return cut if any(cut.depth < depth <= chain.top.depth for depth in depths) else chain.top
 
 
 def run(material: Material, recipe: Recipe) -> Iterator[Progress | None]:

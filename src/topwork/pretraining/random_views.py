@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from topwork.data.views import Preprocessing
+from topwork.network.inputs import COLORS
 
 ASPECTS = (3 / 4, 4 / 3)
 JITTERED = 0.8
@@ -59,11 +60,11 @@ def random_views(images: Tensor, strength: Strength = STRONG) -> Tensor:
     Crops have a share of the area that is drawn evenly from ``least_area`` to 1, their aspect ratio
     is changed by a log-uniform factor from 3/4 to 4/3 and their place is uniform; they are resized
     bilinearly. A side that would be longer than the image's is cut to it, so those meant to have
-    more than 3/4 of the area may have somewhat less. Images of another number of channels than
-    three keep their colors.
+    more than 3/4 of the area may have somewhat less. Of images of another number of channels than
+    three, brightness and contrast alone are changed.
 
     Args:
-        images: floating point [n, C, H, W], from 0 to 1; where colors are kept, any numbers.
+        images: floating point [n, C, H, W]; where colors are changed from 0 to 1, else any numbers.
         strength: of the changes.
 
     Returns:
@@ -77,8 +78,9 @@ def random_views(images: Tensor, strength: Strength = STRONG) -> Tensor:
     with torch.autocast(images.device.type, enabled=False):  # places need more than 8 bits
         if strength.least_area < 1 or strength.flip:
             images = _cropped(images, strength)
-        colored = images.shape[1] == 3
-        if colored and (strength.jitter or strength.hue or strength.gray):
+        if images.shape[1] != COLORS:
+            return _brightened(images, strength) if strength.jitter else images
+        if strength.jitter or strength.hue or strength.gray:
             images = _recolored(images, strength)
         return images
 
@@ -133,6 +135,15 @@ def _pixel_centers(length: int, like: Tensor) -> Tensor:
     """Return where the centers of pixels lie on an axis from -1 to 1."""
     steps = torch.arange(length, device=like.device, dtype=like.dtype)
     return (2 * steps + 1) / length - 1
+
+
+def _brightened(images: Tensor, strength: Strength) -> Tensor:
+    """Return images [n, C, H, W] of other brightness and contrast; nothing is cut off."""
+    draws = 2 * torch.rand(3, len(images), 1, 1, 1, device=images.device, dtype=images.dtype) - 1
+    changed = (draws[2] < 2 * JITTERED - 1).to(images.dtype)
+    brightness, contrast = (1 + strength.jitter * changed * row for row in draws[:2])
+    mean = images.mean((1, 2, 3), keepdim=True)
+    return brightness * (mean + contrast * (images - mean))
 
 
 def _recolored(images: Tensor, strength: Strength) -> Tensor:

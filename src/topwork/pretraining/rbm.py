@@ -22,6 +22,7 @@ loss is F(data) - F(sample), the sample held fixed, and automatic differentiatio
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
@@ -40,6 +41,8 @@ from topwork.pretraining.material import Material, drawn_rows, pictured_weights
 from topwork.pretraining.recipe import Recipe, require_positive
 from topwork.pretraining.stages import Progress, progress_of
 
+log = logging.getLogger("topwork")
+
 PAPER = "Hinton, Osindero and Teh 2006; Hinton 2010 (practical guide); Tieleman 2008 (persistent)"
 UNITS = ("auto", "binary", "gaussian")
 SHOWN = 64
@@ -48,6 +51,8 @@ GAUSSIAN_RATE = 0.1
 """Of the rate, for Gaussian units: nothing bounds what they are driven to (the guide, 13.2)."""
 COMPARED = 2000
 """Images whose free energy is compared with that of held-out ones."""
+STUCK, MANY_STUCK = 0.01, 0.5
+"""Deviation over images below which a unit is stuck, and a share of such that is warned of."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +63,8 @@ class RbmRecipe(Recipe):
         phase: of each layer's machine; momentum and decay among it. One with Gaussian units takes
             a tenth of the rate. Precision does not count: machines compute in float32.
         steps: of Gibbs sampling for a gradient, the k of CD-k.
-        persistent: whether its chains go on from step to step.
+        persistent: whether its chains go on from step to step. Momentum does not count then: with
+            it the weights move faster than the chains can follow, and most units die.
         visible: units of the lowest machine: "binary" for values from 0 to 1, "gaussian" for
             others; "auto" by the values that there are.
         sparsity: how often a hidden unit is meant to be on; counts where its cost does.
@@ -229,8 +235,9 @@ class BoltzmannMachine(nn.Module):
 def pretrain_rbm(material: Material, recipe: RbmRecipe) -> Iterator[Progress | None]:
     """Train a stack of machines, the lowest first; yield after every step.
 
-    Each epoch tells the error of reconstructing held-out images, and by how much their free energy
-    lies above that of images learned from: it rises when a machine overfits (Hinton 2010).
+    Each epoch tells the error of reconstructing held-out images, by how much their free energy lies
+    above that of images learned from, which rises when a machine overfits (Hinton 2010), and the
+    share of hidden units that are stuck.
 
     Raises:
         PlanError: if the network is no stack of dense sigmoid layers.
@@ -245,6 +252,8 @@ def pretrain_rbm(material: Material, recipe: RbmRecipe) -> Iterator[Progress | N
         gaussian = number == 1 and is_gaussian(recipe.visible, inputs)
         if gaussian and phase.rate is not None:
             phase = replace(phase, rate=GAUSSIAN_RATE * phase.rate)
+        if recipe.persistent:
+            phase = replace(phase, momentum=0.0)
         machine = BoltzmannMachine(
             deepcopy(layer.linear),
             gaussian=gaussian,
@@ -263,7 +272,14 @@ def pretrain_rbm(material: Material, recipe: RbmRecipe) -> Iterator[Progress | N
                 continue
             machine.write_layer(layer.linear)
             found = free_energy_gap(machine, inputs, held_out) if held_out else {}
+            found["stuck"] = stuck_share(machine, inputs)
             last = epoch.number == phase.epochs
+            if last and found["stuck"] > MANY_STUCK:
+                log.warning(
+                    "%s: %.0f %% of the units are the same for all images; lower the rate",
+                    stage,
+                    100 * found["stuck"],
+                )
             pictures = see(material, machine, number, held_out or inputs) if last else {}
             told = progress_of(epoch, stage, phase, found, pictures)
             yield replace(told, loss=None)  # a difference of energies that goes on about zero
@@ -336,6 +352,14 @@ def free_energy_gap(
             for some in (inputs, held_out)
         )
     return {"free_energy_gap": float(unseen.mean()) - float(seen.mean())}
+
+
+@torch.no_grad()
+def stuck_share(machine: BoltzmannMachine, inputs: Inputs) -> float:
+    """Return the share of hidden units that hardly differ from image to image."""
+    states = machine.states(*inputs.batch(drawn_rows(COMPARED, len(inputs)), 0))
+    deviation = machine.hidden(states).sigmoid().std(0, unbiased=False)
+    return float((deviation < STUCK).float().mean())
 
 
 def see(

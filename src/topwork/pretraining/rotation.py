@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from topwork.errors import PlanError
 from topwork.learn.loop import Inputs
+from topwork.network.loading import Loaded
 from topwork.phase import Phase
 from topwork.pretraining.material import Material, drawn_rows
 from topwork.pretraining.random_views import MILD, RandomViews
@@ -98,18 +99,9 @@ def pretrain_rotation(material: Material, recipe: RotationRecipe) -> Iterator[Pr
     held out (``held_out_right``), the effective rank of the codes and, where there are labels, the
     accuracy of a linear probe on them. In the interval of ``held_out_right`` an image counts once:
     its four turns are told alike.
-
-    Raises:
-        PlanError: if the images are not square.
     """
     if material.stages.is_finished(STAGE):
         return
-    height, width = material.loaded.backbone.preprocessing.size
-    if height != width:
-        raise PlanError(
-            f"--method rotation: images of {height}x{width} pixels show by their shape how they are"
-            f" turned; give a square --size such as {min(height, width)}"
-        )
     phase = recipe.phase
     inputs, held_out = material.inputs(material.chain.cuts[0], phase.epochs)
     body = material.body()
@@ -133,6 +125,20 @@ def pretrain_rotation(material: Material, recipe: RotationRecipe) -> Iterator[Pr
         last = epoch.number == phase.epochs
         pictures = {"turns": see(material, inputs)} if last else {}
         yield progress_of(epoch, STAGE, phase, found, pictures)
+
+
+def require_squares(loaded: Loaded) -> None:
+    """Refuse images of other shapes.
+
+    Raises:
+        PlanError: naming a size that would do.
+    """
+    height, width = loaded.backbone.preprocessing.size
+    if height != width:
+        raise PlanError(
+            f"--method rotation: images of {height}x{width} pixels show by their shape how they are"
+            f" turned; give a square --size such as {min(height, width)}"
+        )
 
 
 def see(material: Material, inputs: Inputs) -> np.ndarray:

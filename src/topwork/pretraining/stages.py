@@ -29,6 +29,7 @@ from topwork.learn.loop import Epoch, Inputs, Training, seed_of, steps
 from topwork.learn.objective import Objective
 from topwork.learn.optimizers import group_parameters
 from topwork.phase import Phase
+from topwork.pretraining.memory import require_memory
 
 log = logging.getLogger("topwork")
 
@@ -135,7 +136,8 @@ class Stages:
             labels: int64 [n] classes of the inputs and of those held out.
 
         Raises:
-            PlanError: for a phase without epochs or rate; if the loss is no longer finite.
+            PlanError: for a phase without epochs or rate; if its batches do not fit into memory; if
+                the loss is no longer finite.
         """
         if phase.rate is None or not phase.epochs:
             raise PlanError(f"{stage}: give its phase epochs and a rate")
@@ -157,6 +159,7 @@ class Stages:
             module.load_state_dict(part(self.stopped.tensors, "module"))
             training.restore(part(self.stopped.tensors, "training"), self.stopped.facts["training"])
             self.stopped = None
+        require_memory(stage, module, phase, inputs)
         self._open = stage, module, training
         own, theirs = labels if labels else (torch.zeros(len(inputs)), None)
         if theirs is None and held_out is not None:

@@ -11,9 +11,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from topwork.data.image_set import ImageSet
 from topwork.errors import UsageError
 from topwork.learn.loop import Epoch
 from topwork.network.cut import segment
@@ -74,31 +76,43 @@ def pretrain_supervised(material: Material, recipe: SupervisedRecipe) -> Iterato
     The network's classifier has an output for each of the material's classes. Images whose class
     is not known are left out. Each epoch tells the accuracy on held-out images, its 95 % interval
     (Wilson's) and their number.
-
-    Raises:
-        UsageError: if there are no classes.
     """
-    if material.classes is None:
-        images = material.samples.images
-        several = images.multilabel
-        raise UsageError(
-            f"--method supervised learns classes, and {images.location} has"
-            f" {'several labels an image' if several else 'fewer than two'}; give a folder with one"
-            " sub-folder per class, or choose another method"
-        )
     if material.stages.is_finished(STAGE):
         return
     chain, phase, device = material.chain, recipe.phase, material.device
     own, theirs = (known(material, some) for some in (material.indices, material.held_out))
     labeled = replace(material, indices=own, held_out=theirs)
     inputs, held_out = labeled.inputs(chain.cuts[0], phase.epochs)
-    classes = torch.from_numpy(material.classes).to(device)
+    classes = torch.from_numpy(np.asarray(material.classes)).to(device)
     labels = classes[list(own)], classes[list(theirs)] if theirs else None
     strength = replace(MILD, least_area=recipe.least_area, flip=recipe.flip)
     views = RandomViews(material.loaded.backbone.preprocessing, strength)
     module = Seen(segment(chain, chain.cuts[0], None), views).to(device)
     for epoch in material.stages.train(STAGE, module, phase, inputs, held_out, labels):
         yield progress_of(epoch, STAGE, phase, scores(epoch, len(theirs))) if epoch else None
+
+
+def require_classes(images: ImageSet, names: Sequence[str]) -> None:
+    """Refuse images without classes.
+
+    Args:
+        images: to learn from.
+        names: of their classes, none where there are no such.
+
+    Raises:
+        UsageError: saying what they have instead.
+    """
+    if names:
+        return
+    have = "fewer than two"
+    if images.multilabel:
+        have = "several labels an image"
+    elif images.number_names or len(images.classes) > 1:
+        have = "numbers"
+    raise UsageError(
+        f"--method supervised learns classes, and {images.location} has {have}; give a folder with"
+        " one sub-folder per class, or choose another method"
+    )
 
 
 def known(material: Material, indices: Sequence[int]) -> tuple[int, ...]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.table import Table
 
+from topwork.data.findings import listed
 from topwork.report.terminal import out_console
 
 SHOWN_APART = ("stage", "epoch", "epochs", "seconds", "loss", "held_out")
@@ -19,7 +20,7 @@ def print_pretraining(record: dict[str, Any]) -> None:
     """Print what each stage came to, for people."""
     print(
         f"{record['method']} on {record['images']} images of {record['source']},"
-        f" {record['held_out']} held out ({record['paper']})"
+        f" {record['held_out']} held out, {record['left_aside']} left aside ({record['paper']})"
     )
     header, *rows = results_table(record["results"])
     table = Table(box=None, pad_edge=False, header_style="dim")
@@ -29,6 +30,8 @@ def print_pretraining(record: dict[str, Any]) -> None:
     for row in rows:
         table.add_row(*row)
     out_console.print(table)
+    if record["reaches"]:
+        print(f"weights up to {record['reaches']}: no layer above it was trained")
     print(f"{record['training_seconds']:.0f} s of training, {record['seconds']:.0f} s in all")
     print(f"backbone: {record['backbone']} (with {', '.join(record['pictures'])})")
 
@@ -41,6 +44,13 @@ def card_in_words(record: dict[str, Any], name: str) -> str:
         name: the backbone's architecture.
     """
     header, *rows = results_table(record["results"])
+    height, width = record["preprocessing"]["size"]
+    license, began = record["license"], record["started_from"]
+    start = f"{sourced(began)}, up to {began['up_to']}" if began else "random weights"
+    reach = (
+        f"- Weights reach up to `{record['reaches']}`: no layer above it was trained, and those are"
+        f" left out; reuse them with `--kept {record['reaches']}`"
+    )
     lines = [
         f"# {name}, pretrained: {record['method']}",
         "",
@@ -48,6 +58,12 @@ def card_in_words(record: dict[str, Any], name: str) -> str:
         f"- Data: {record['images']} images of `{record['source']}`; {record['held_out']} more were"
         f" held out to judge epochs by, and {record['left_aside']} left aside to choose and"
         " test with.",
+        *(f"- Found: {line}" for line in findings(record["data"])),
+        f"- Images: {height} x {width} pixels, {len(record['preprocessing']['mean'])} channels",
+        f"- Started from {start}",
+        *([f"- Teacher: {sourced(record['teacher'])}"] if "teacher" in record else []),
+        *([reach] if record["reaches"] else []),
+        *([f"- License of the weights that it started from: {license}"] if license else []),
         f"- Seed {record['seed']}; {record['training_seconds']:.0f} s of training on"
         f" {record['machine']}; {record['date']}",
         f"- Recipe: `{json.dumps(record['recipe'])}`",
@@ -65,6 +81,20 @@ def card_in_words(record: dict[str, Any], name: str) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def sourced(weights: Mapping[str, Any]) -> str:
+    """Return which weights those of a source or teacher are, and under what license."""
+    digest = weights.get("sha256") or weights.get("weights_sha256") or ""
+    facts = [f"SHA-256 {digest[:12]}" if digest else "", weights.get("license") or ""]
+    known = ", ".join(fact for fact in facts if fact)
+    return f"`{weights['name']}`" + (f" ({known})" if known else "")
+
+
+def findings(data: Mapping[str, Any]) -> list[str]:
+    """Return what was found of images, but for how many they are, one line each."""
+    lost = listed(data["lost_later"], "cannot be decoded, left out", ": ".join)
+    return [*data["summary"][1:], *([lost] if lost else [])]
 
 
 def results_table(results: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
