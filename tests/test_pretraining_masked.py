@@ -11,6 +11,7 @@ from torch import nn
 from pretraining import assert_resumes, drawings, tiny_material, trained, weights_of
 from topwork.errors import PlanError
 from topwork.network.chain import Chain
+from topwork.network.layout import Layout
 from topwork.network.loading import build_chain
 from topwork.network.spec import BackboneSpec
 from topwork.phase import Phase
@@ -36,7 +37,7 @@ def test_losses_of_maps_are_those_of_a_loop_over_hidden_pixels() -> None:
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             return 2 * images + 1  # of hidden pixels, which are 0, it tells 1
 
-    module = MaskedMap(nn.Identity(), Told(), 2, 0.4)
+    module = MaskedMap([nn.Identity()], [Layout("map")], Told(), 2, 0.4)
     images = images_of(3, 6)
     torch.manual_seed(7)
     found = module(images)
@@ -105,6 +106,39 @@ def test_maps_do_not_depend_on_hidden_pixels() -> None:
         first = module.predicted(images, hidden)
         assert first.shape == images.shape
         assert torch.equal(first, module.predicted(images.masked_fill(hidden, 99), hidden))
+
+
+def test_what_is_hidden_stays_so_from_layer_to_layer() -> None:
+    chain = build_chain(BackboneSpec("topwork", "small_convnet", {}), (16, 16))
+    module = make_module(chain, MaskedRecipe(patch=4), 0).eval()
+    given = []
+    for layer in [*list(module.layers)[1:], module.decoder]:
+        layer.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0]))
+    hidden = draw_hidden(2, (16, 16), 4, 0.6)
+    with torch.no_grad():
+        module.predicted(images_of(2, 16), hidden)
+    assert len(given) == len(module.layers) == 3
+    assert {maps.shape[2] for maps in given} >= {4, 16}
+    for maps in given:
+        factor = 16 // maps.shape[2]
+        for number in range(2):
+            for row in range(maps.shape[2]):
+                for column in range(maps.shape[3]):
+                    rows = slice(factor * row, factor * (row + 1))
+                    columns = slice(factor * column, factor * (column + 1))
+                    unseen = bool(hidden[number, 0, rows, columns].all())
+                    assert unseen == (not maps[number, :, row, column].any())
+
+
+def test_maps_whose_channels_come_last() -> None:
+    spec = BackboneSpec("timm", "swin_s3_tiny_224", {"img_size": [64, 64], "depths": [1, 1, 1, 1]})
+    chain = build_chain(spec, (64, 64))
+    module = make_module(chain, MaskedRecipe(patch=32), 0)
+    assert isinstance(module, MaskedMap)
+    assert module.layouts[-1].channels_last
+    losses = module(images_of(2, 64))
+    assert losses.shape == (2, 2)
+    losses.sum().backward()
 
 
 def test_where_a_code_goes_is_where_its_patch_is() -> None:

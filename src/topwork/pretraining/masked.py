@@ -5,8 +5,10 @@ patches that are seen go through the blocks, which saves most of the work; a sma
 given their codes and, for each hidden patch, one learned token and its position, and predicts the
 patch's pixels, less their mean and divided by their deviation. Loss: the squared error.
 
-Other networks that give a map, as in Xie et al. 2022 ("SimMIM"): hidden squares are given as the
-mean color, and one convolution of the map predicts all pixels. Loss: the absolute error.
+Other networks that give maps, much as in Xie et al. 2022 ("SimMIM"): hidden squares are given as
+the mean color, and a small residual network on the last map predicts all pixels. Loss: the absolute
+error. What is hidden is hidden again in the map after each layer, as in Tian et al. 2023 ("SparK"):
+convolutions would let the holes fill up from their edges, in patterns that no whole image has.
 
 Either way the loss is that of hidden pixels alone, and the decoder is thrown away.
 """
@@ -14,32 +16,41 @@ Either way the loss is that of hidden pixels alone, and the decoder is thrown aw
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from topwork.errors import PlanError
 from topwork.learn.loop import Inputs
 from topwork.network.chain import Chain, CutPoint
 from topwork.network.cut import segment
-from topwork.network.layout import positions
+from topwork.network.layout import Layout, positions
 from topwork.phase import Phase
 from topwork.pretraining.autoencoder import settle_statistics
-from topwork.pretraining.decoders import decoder, draw_hidden, patch_side, patched, unpatched
+from topwork.pretraining.decoders import (
+    channels_of,
+    decoder,
+    draw_hidden,
+    patch_side,
+    patched,
+    unpatched,
+)
 from topwork.pretraining.material import Material, drawn_rows
 from topwork.pretraining.recipe import Recipe
 from topwork.pretraining.stages import Progress, progress_of
 from topwork.pretraining.watching import online_probe
 
-PAPER = "He et al. 2022 (masked autoencoders); Xie et al. 2022 (SimMIM, for networks with maps)"
+PAPER = "He et al. 2022 (masked autoencoders); Xie et al. 2022, Tian et al. 2023 (for maps)"
 STAGE = "masked prediction"
 LEAST_SQUARES = 6
 """Squares along an image's shorter side, at least, where the recipe leaves their size open."""
 WIDTH, HEADS, BLOCKS = 128, 4, 2
-"""Of the transformer that predicts: channels of a token, heads of attention, blocks."""
+"""Of what predicts: channels at most, a transformer's heads of attention, blocks."""
 OF_TOKENS, OF_MAPS = 0.75, 0.6
 """Shares that are hidden."""
 SHOWN = 36
@@ -71,23 +82,34 @@ class MaskedRecipe(Recipe):
 
 
 class MaskedMap(nn.Module):
-    """Layers that give a map, and a convolution of it that predicts all pixels.
+    """Layers that give maps, and a decoder of the last map that predicts all pixels.
 
     Args:
-        layers: [n, C, H, W] to a map.
-        decoder: from there to [n, C, H, W].
+        layers: each gives a map; the lowest takes [n, C, H, W].
+        layouts: of these maps.
+        decoder: from the last to [n, C, H, W].
         patch: side of a hidden square.
         share: of squares that are hidden.
     """
 
-    def __init__(self, layers: nn.Module, decoder: nn.Module, patch: int, share: float) -> None:
+    def __init__(
+        self,
+        layers: Sequence[nn.Module],
+        layouts: Sequence[Layout],
+        decoder: nn.Module,
+        patch: int,
+        share: float,
+    ) -> None:
         super().__init__()
-        self.layers, self.decoder = layers, decoder
-        self.patch, self.share = patch, share
+        self.layers, self.decoder = nn.ModuleList(layers), decoder
+        self.layouts, self.patch, self.share = tuple(layouts), patch, share
 
     def predicted(self, images: Tensor, hidden: Tensor) -> Tensor:
         """Return all pixels as told from those that are not hidden, [n, C, H, W]."""
-        return self.decoder(self.layers(images.masked_fill(hidden, 0))).float()
+        values = images.masked_fill(hidden, 0)
+        for layer, layout in zip(self.layers, self.layouts, strict=True):
+            values = hide(layer(values), layout, hidden)
+        return self.decoder(values).float()
 
     def forward(self, images: Tensor) -> Tensor:
         """Return [n, 2]: the mean absolute error of hidden pixels, and zero."""
@@ -95,6 +117,76 @@ class MaskedMap(nn.Module):
         hidden = hidden.to(images.device)
         errors = (self.predicted(images, hidden) - images).abs().mean(1, keepdim=True)
         return losses_of_hidden(errors, hidden)
+
+
+def hide(maps: Tensor, layout: Layout, hidden: Tensor) -> Tensor:
+    """Return maps that are zero where all the pixels of a position are hidden.
+
+    Args:
+        maps: [n, C, h, w], or as they are laid out.
+        layout: of these.
+        hidden: bool [n, 1, H, W].
+
+    >>> hidden = torch.tensor([[True, True, True, False]]).view(1, 1, 1, 4)
+    >>> hide(torch.ones(1, 1, 1, 2), Layout("map"), hidden).tolist()
+    [[[[0.0, 1.0]]]]
+    """
+    size = maps.shape[1:3] if layout.channels_last else maps.shape[2:]
+    unseen = functional.adaptive_max_pool2d((~hidden).float(), tuple(size)) == 0
+    return maps.masked_fill(unseen.permute(0, 2, 3, 1) if layout.channels_last else unseen, 0)
+
+
+class Residual(nn.Module):
+    """Two convolutions beside a shortcut, norms and ReLUs before them (He et al. 2016).
+
+    Args:
+        width: channels.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            *(
+                part
+                for _ in range(2)
+                for part in (
+                    nn.BatchNorm2d(width),
+                    nn.ReLU(),
+                    nn.Conv2d(width, width, 3, padding=1, bias=False),
+                )
+            )
+        )
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Return maps [n, width, h, w] of such."""
+        return maps + self.layers(maps)
+
+
+class ChannelsFirst(nn.Module):
+    """Maps [n, h, w, C] to [n, C, h, w]."""
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Return a view."""
+        return maps.permute(0, 3, 1, 2)
+
+
+def map_decoder(pixels: CutPoint, above: CutPoint) -> nn.Module:
+    """Return a residual network from a map to pixels; it is as wide as the map, up to a limit."""
+    channels = channels_of(above)
+    width = min(WIDTH, channels)
+    narrow = replace(
+        above,
+        shape=(width, *places(above)),
+        layout=replace(above.layout, channels_last=False),
+    )
+    return nn.Sequential(
+        ChannelsFirst() if above.layout.channels_last else nn.Identity(),
+        nn.Conv2d(channels, width, 1),
+        *(Residual(width) for _ in range(BLOCKS)),
+        nn.BatchNorm2d(width),
+        nn.ReLU(),
+        decoder(pixels, narrow),
+    )
 
 
 class MaskedTokens(nn.Module):
@@ -227,11 +319,17 @@ def make_module(chain: Chain, recipe: MaskedRecipe, seed: int) -> MaskedMap | Ma
         torch.manual_seed(seed)
         if len(tokens) > 1 and takes_any_tokens(chain, tokens[0], last):
             return masked_tokens(chain, recipe, tokens[0], last)
-        if not tokens and math.prod(places(last)) > 1:
+        if not tokens and is_map(last):
             side = recipe.patch or default_patch(places(pixels))
             draw_hidden(1, places(pixels), side, OF_MAPS)  # does it fill the images?
-            layers = segment(chain, pixels, last)
-            return MaskedMap(layers, decoder(pixels, last), side, recipe.mask_share or OF_MAPS)
+            cuts = [cut for cut in chain.cuts if cut.depth <= last.depth and is_map(cut)]
+            return MaskedMap(
+                [segment(chain, below, above) for below, above in pairwise(cuts)],
+                [cut.layout for cut in cuts[1:]],
+                map_decoder(pixels, last),
+                side,
+                recipe.mask_share or OF_MAPS,
+            )
     raise PlanError(
         "--method masked takes ConvNets, and vision transformers that add positions to their"
         " patches; give --backbone such as topwork:cifar_resnet20 or timm:vit_tiny_patch16_224"
@@ -241,13 +339,18 @@ def make_module(chain: Chain, recipe: MaskedRecipe, seed: int) -> MaskedMap | Ma
 def predicts_from(chain: Chain) -> CutPoint:
     """Return the highest cut point with tokens or, without any, with more than one position."""
     tokens = [cut for cut in chain.cuts if cut.layout.kind == "tokens"]
-    maps = [cut for cut in chain.cuts[1:] if math.prod(places(cut)) > 1]
+    maps = [cut for cut in chain.cuts[1:] if is_map(cut)]
     return (tokens or maps or [chain.top])[-1]
 
 
 def places(cut: CutPoint) -> tuple[int, ...]:
     """Return height and width of a map; nothing of what is none."""
     return positions(cut.shape, cut.layout) if cut.layout.kind == "map" else (0,)
+
+
+def is_map(cut: CutPoint) -> bool:
+    """Say whether a map of more than one position crosses here."""
+    return math.prod(places(cut)) > 1
 
 
 def default_patch(size: tuple[int, ...]) -> int:
