@@ -50,7 +50,7 @@ PHOTOS = "tiny_imagenet_200x75.zip"
 SETS = ("hymenoptera", "flowers12")
 LEFT_OUT = ("n02206856", "n02219486")
 """WordNet ids of bees and ants: eleven of these bees are in hymenoptera (recipes/rootstock)."""
-EPOCHS = 40  # of distillation
+EPOCHS = 16  # of distillation: an hour of a core
 LABELS_EPOCHS = 1.3  # of learning labels, for one of distillation: there is no teacher to run
 LEAST_AREA = 0.3  # of a photo, that either sees
 PRECISION = "bfloat16"  # of both: faster on processors that have it
