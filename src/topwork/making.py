@@ -256,6 +256,11 @@ def started_from(loaded: Loaded) -> dict[str, Any] | None:
     return {"name": loaded.backbone.name, "up_to": loaded.plan.reused, **loaded.weights}
 
 
+def source_of(teacher: Loaded) -> dict[str, Any]:
+    """Return which network teaches, by its name too."""
+    return {"name": teacher.backbone.name, **identity_of(teacher)}
+
+
 def card_of(material: Material, request: Request) -> dict[str, Any]:
     """Return what goes with the weights: from what, how, when and how well they were made."""
     last: dict[str, dict[str, Any]] = {}
@@ -272,7 +277,7 @@ def card_of(material: Material, request: Request) -> dict[str, Any]:
         "preprocessing": loaded.backbone.preprocessing.to_dict(),
         "started_from": started_from(loaded),
         "license": loaded.backbone.about.get("license") if loaded.weights else None,
-        **({"teacher": identity_of(material.teacher.loaded)} if material.teacher else {}),
+        **({"teacher": source_of(material.teacher.loaded)} if material.teacher else {}),
         "images": len(material.indices),
         "held_out": len(material.held_out),
         "left_aside": len(audited.split.val) + len(audited.split.test),

@@ -224,9 +224,11 @@ def pretrain_part(
         if epoch is None:
             yield None
             continue
-        last = epoch.number == recipe.phase.epochs and cuts[0].depth == 0
-        pictures = see(material, module, held_out or inputs) if last else {}
-        settle_statistics(module.encoder, inputs)
+        last = epoch.number == recipe.phase.epochs
+        shows = last and cuts[0].depth == 0
+        pictures = see(material, module, held_out or inputs) if shows else {}
+        if last or material.classes is not None:
+            settle_statistics(module.encoder, inputs)
         found = online_probe(material, body, inputs, held_out)
         yield progress_of(epoch, stage, recipe.phase, found, pictures)
 

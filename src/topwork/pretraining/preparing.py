@@ -76,7 +76,9 @@ def make_material(
     images, loaded = request.images, networks.loaded
     names, classes = classes_of(images)
     samples = Samples(loaded, images, audited, request.execution, track)
-    teacher = replace(samples, loaded=networks.teacher) if networks.teacher else None
+    teacher = None
+    if networks.teacher:
+        teacher = Samples(networks.teacher, images, audited, request.execution, track)
     everything = np.array(audited.split.train)
     failed = samples.unreadable(loaded.chain.cuts[0], everything.tolist())
     lost = tuple((images.items[everything[n]].name, why) for n, why in sorted(failed.items()))
@@ -158,7 +160,6 @@ def with_outputs(backbone: Backbone, outputs: int) -> Backbone:
 def identity_of(teacher: Loaded) -> dict[str, Any]:
     """Return which network a teacher is, as plain data."""
     return {
-        "name": teacher.backbone.name,
         **teacher.backbone.spec.to_dict(),
         "weights_sha256": teacher.weights["sha256"] if teacher.weights else None,
         "license": teacher.backbone.about.get("license"),
