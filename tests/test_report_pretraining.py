@@ -123,6 +123,11 @@ def record_of(records: list[dict[str, Any]], method: str) -> dict[str, Any]:
         "measures": METHODS[method].measures,
         "recipe": {"steps": 1},
         "architecture": {"arguments": {"widths": [8]}},
+        "preprocessing": {"size": [28, 32], "mean": [0.0]},
+        "started_from": None,
+        "license": None,
+        "reaches": None,
+        "data": {"summary": ["125 images"], "lost_later": []},
         "seed": 0,
         "machine": "a machine",
         "date": "2026-01-01",
@@ -166,3 +171,35 @@ def test_every_method_says_what_it_measures(method: str) -> None:
     assert METHODS[method].measures in legend
     assert "loss is" in legend or "held out is" in legend
     assert method in NAMED.replace(".", "").replace(",", "").split()
+
+
+def test_a_card_says_what_the_weights_began_with_and_what_was_found() -> None:
+    plain = card_in_words(record_of(VIEWS, "masked"), "dense")
+    assert "- Images: 28 x 32 pixels, 1 channel\n" in plain
+    assert "- Started from random weights" in plain
+    assert "Teacher" not in plain
+    assert "--kept" not in plain
+    record = record_of(VIEWS, "distill") | {
+        "started_from": {"name": "made", "up_to": "layer2", "file": "x", "sha256": "abcdef" * 10},
+        "license": "apache-2.0",
+        "teacher": {
+            "name": "timm:resnet18",
+            "weights_sha256": "0123456789abcdef",
+            "license": "mit",
+        },
+        "reaches": "layer3",
+        "data": {
+            "summary": ["125 images", "1 unreadable, left out: a.png: empty"],
+            "lost_later": [["b.png", "cut off"]],
+        },
+    }
+    lines = card_in_words(record, "dense").splitlines()
+    for line in (
+        "- Started from `made` (SHA-256 abcdefabcdef), up to layer2",
+        "- Teacher: `timm:resnet18` (SHA-256 0123456789ab, mit)",
+        "- License of the weights that it started from: apache-2.0",
+        "- Found: 1 unreadable, left out: a.png: empty",
+        "- Found: 1 cannot be decoded, left out: b.png: cut off",
+    ):
+        assert line in lines
+    assert any("Weights reach up to `layer3`" in line for line in lines)

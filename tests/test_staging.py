@@ -127,9 +127,11 @@ def test_a_second_process_is_told_so_until_the_first_is_gone(tmp_path: Path) -> 
 
 
 def test_nothing_remains_of_a_mistake(tmp_path: Path) -> None:
-    with pytest.raises(ZeroDivisionError), sole_worker(tmp_path / "out"):
-        raise ZeroDivisionError
-    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "there").mkdir()
+    for out in ("out", "new/newer/out", "there/out"):
+        with pytest.raises(ZeroDivisionError), sole_worker(tmp_path / out):
+            raise ZeroDivisionError
+    assert list(tmp_path.rglob("*")) == [tmp_path / "there"]
 
 
 def test_where_nothing_can_be_written_it_is_said_before_the_work(tmp_path: Path) -> None:

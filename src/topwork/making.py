@@ -241,7 +241,8 @@ def finish(
     drawn = draw_pretraining(material.stages.records, material.stages.pictures, staged)
     return {
         **card,
-        "data": audited.to_dict() | {"summary": audited.lines(), "lost_later": material.lost},
+        "data": audited.to_dict()
+        | {"summary": audited.lines(), "lost_later": [list(entry) for entry in material.lost]},
         "epochs": material.stages.records,
         "pictures": drawn,
         "seconds": clock.total(),

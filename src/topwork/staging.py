@@ -39,6 +39,7 @@ def sole_worker(asked: Path) -> Iterator[Path]:
     out = asked.resolve()
     unfinished = out.with_name(f"{out.name}.unfinished")
     lock = FileLock(unfinished / "lock", timeout=0)
+    new = [folder for folder in (unfinished, *unfinished.parents) if not folder.exists()]
     try:
         unfinished.mkdir(parents=True, exist_ok=True)
         lock.acquire()
@@ -57,7 +58,8 @@ def sole_worker(asked: Path) -> Iterator[Path]:
         Path(lock.lock_file).unlink(missing_ok=True)
         lock.release()
         with suppress(OSError):
-            unfinished.rmdir()  # unless it holds more
+            for folder in new or [unfinished]:
+                folder.rmdir()  # unless it holds more
 
 
 @contextmanager

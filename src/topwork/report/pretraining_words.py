@@ -10,6 +10,7 @@ from rich.table import Table
 
 from topwork.data.findings import listed
 from topwork.report.terminal import out_console
+from topwork.report.words import counted
 
 SHOWN_APART = ("stage", "epoch", "epochs", "seconds", "loss", "held_out")
 LIMITS = ("low", "high", "n")
@@ -45,6 +46,7 @@ def card_in_words(record: dict[str, Any], name: str) -> str:
     """
     header, *rows = results_table(record["results"])
     height, width = record["preprocessing"]["size"]
+    channels = len(record["preprocessing"]["mean"])
     license, began = record["license"], record["started_from"]
     start = f"{sourced(began)}, up to {began['up_to']}" if began else "random weights"
     reach = (
@@ -59,7 +61,7 @@ def card_in_words(record: dict[str, Any], name: str) -> str:
         f" held out to judge epochs by, and {record['left_aside']} left aside to choose and"
         " test with.",
         *(f"- Found: {line}" for line in findings(record["data"])),
-        f"- Images: {height} x {width} pixels, {len(record['preprocessing']['mean'])} channels",
+        f"- Images: {height} x {width} pixels, {counted(channels, 'channel')}",
         f"- Started from {start}",
         *([f"- Teacher: {sourced(record['teacher'])}"] if "teacher" in record else []),
         *([reach] if record["reaches"] else []),
