@@ -259,6 +259,22 @@ def test_what_cannot_be_done_is_told_before_images_are_read(tmp_path, monkeypatc
         pretrain(images, tmp_path / "made", backbone="topwork:small_convnet", **how)
 
 
+@pytest.mark.parametrize("damaged", [b"PK no zip", None])
+def test_a_zip_that_cannot_be_read_is_called_so(tmp_path, damaged):
+    if damaged:
+        (tmp_path / "photos.zip").write_bytes(damaged)
+    with pytest.raises(DataError) as refused:
+        pretrain(tmp_path / "photos.zip", tmp_path / "a", method="gan", backbone="topwork:dense")
+    assert "no images in it" not in str(refused.value)
+
+
+def test_whole_numbers_may_be_classes(tmp_path):
+    images = images_from_arrays(drawings(20), [str(n % 10) for n in range(20)])
+    wanted = {"backbone": "topwork:small_convnet", "size": (8, 8), "epochs": 1}
+    record = pretrain(images, tmp_path / "made", method="supervised", **wanted)
+    assert record["architecture"]["arguments"]["num_classes"] == 10
+
+
 def test_numbers_are_no_classes(tmp_path):
     images = images_from_arrays(drawings(20), [str(n / 7) for n in range(20)])
     wanted = {"backbone": "topwork:small_convnet", "size": (8, 8), "epochs": 1}
@@ -311,6 +327,8 @@ def test_layers_that_were_not_trained_are_left_out_and_told_of(tmp_path, topwork
     )
     assert again["started_from"]["up_to"] == reach
     assert again["reaches"] is None
+    wanted = {"method": "masked", "backbone": str(tmp_path / "made"), "size": (64, 64), "epochs": 1}
+    assert pretrain(tmp_path / "bars.npz", tmp_path / "twice", **wanted)["reaches"] == reach
 
 
 def test_a_model_that_keeps_few_layers_is_where_it_starts(npz, tmp_path, topwork: Command):

@@ -125,7 +125,6 @@ def record_of(records: list[dict[str, Any]], method: str) -> dict[str, Any]:
         "architecture": {"arguments": {"widths": [8]}},
         "preprocessing": {"size": [28, 32], "mean": [0.0]},
         "started_from": None,
-        "license": None,
         "reaches": None,
         "data": {"summary": ["125 images"], "lost_later": []},
         "seed": 0,

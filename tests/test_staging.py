@@ -147,10 +147,10 @@ def test_where_nothing_can_be_written_it_is_said_before_the_work(tmp_path: Path)
 def test_a_file_system_without_locks_is_no_obstacle(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, begins: bool
 ) -> None:
-    def no_lock(self: object) -> None:
+    def no_lock(descriptor: int, operation: int) -> None:
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr("filelock.FileLock.acquire", no_lock)
+    monkeypatch.setattr("fcntl.flock", no_lock)
     done = False
     try:
         with sole_worker(tmp_path / "out"):

@@ -104,6 +104,7 @@ def pack(made: Path, folder: Path) -> None:
         shutil.copyfile(made / name, folder / name)
     facts = json.loads((made / "backbone.json").read_text(encoding="utf-8"))
     card = {key: value for key, value in facts["card"].items() if key not in LOCAL}
+    card["teacher"] = {k: v for k, v in card["teacher"].items() if k != "name"}  # a folder
     facts["card"] = {**json.loads((HERE / "card.json").read_text(encoding="utf-8")), **card}
     write_json(folder / "backbone.json", facts)
     config = json.loads((made / "config.json").read_text(encoding="utf-8"))

@@ -213,7 +213,8 @@ def finish(
 ) -> dict[str, Any]:
     """Write the backbone's folder, open it again, and describe what its source's codes are like."""
     chain = material.chain
-    up_to = learned_up_to(request.recipe, chain) if material.loaded.weights is None else chain.top
+    known = chain.resolve(material.loaded.plan.reused or 0)
+    up_to = max(learned_up_to(request.recipe, chain), known, key=lambda cut: cut.depth)
     card = card_of(material, request) | {REACHES: None if up_to is chain.top else up_to.name}
     teacher = material.teacher.loaded if material.teacher else None
     labels = material.class_names if isinstance(request.recipe, SupervisedRecipe) else ()
@@ -270,6 +271,7 @@ def card_of(material: Material, request: Request) -> dict[str, Any]:
             key: value for key, value in record.items() if key not in ("stage", "epoch", "epochs")
         }
     loaded, execution, audited = material.loaded, request.execution, material.samples.audit
+    license = loaded.backbone.about.get("license")
     return {
         "method": request.method,
         "paper": METHODS[request.method].paper,
@@ -277,7 +279,7 @@ def card_of(material: Material, request: Request) -> dict[str, Any]:
         "architecture": loaded.backbone.spec.to_dict(),
         "preprocessing": loaded.backbone.preprocessing.to_dict(),
         "started_from": started_from(loaded),
-        "license": loaded.backbone.about.get("license") if loaded.weights else None,
+        **({"license": license} if license and loaded.weights else {}),
         **({"teacher": source_of(material.teacher.loaded)} if material.teacher else {}),
         "images": len(material.indices),
         "held_out": len(material.held_out),

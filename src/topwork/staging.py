@@ -55,7 +55,8 @@ def sole_worker(asked: Path) -> Iterator[Path]:
     try:
         yield unfinished
     finally:
-        Path(lock.lock_file).unlink(missing_ok=True)
+        with suppress(OSError):
+            Path(lock.lock_file).unlink()
         lock.release()
         with suppress(OSError):
             for folder in new or [unfinished]:

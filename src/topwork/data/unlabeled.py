@@ -39,7 +39,7 @@ def open_photos(location: str | Path) -> ImageSet:
         reason = f"{location}: its folders are the sides of a split, not classes"
     except DataError as error:
         reason, found = str(error), without_layout(Path(location))
-        if found is None and (Path(location).is_dir() or str(location).lower().endswith(".zip")):
+        if found is None and Path(location).is_dir():
             raise DataError(
                 f"{location}: no images in it; put some there, in sub-folders or not"
             ) from error

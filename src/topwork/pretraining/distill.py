@@ -247,6 +247,7 @@ def pretrain_distill(material: Material, recipe: DistillRecipe) -> Iterator[Prog
         return
     phase = recipe.phase
     source = material.teacher.loaded
+    require_same_shape(material.loaded, source)
     hints = hints_between(material.chain, source.chain) if recipe.hints else []
     log.info("%s", in_words(hints))
     inputs, held_out = lessons_of(material, material.teacher, hints, recipe)

@@ -1,7 +1,8 @@
-"""Whether a step of training fits into memory, found out with two images before the work begins."""
+"""Whether a step of training fits into memory, found out with a few images before it begins."""
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from contextlib import suppress
@@ -15,40 +16,45 @@ from topwork.errors import PlanError
 from topwork.learn.loop import Inputs, device_of, mixed_precision, own_randomness
 from topwork.phase import Phase
 
-TRIED = 2
+FEW, MORE = 2, 4
 """Images that the need is measured with; batch norms want more than one."""
-GROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
+GROUP = Path("/sys/fs/cgroup")
 """Where Linux says how much the processes of a container may take together."""
 
 
 def require_memory(stage: str, module: nn.Module, phase: Phase, inputs: Inputs) -> None:
     """Refuse a training whose steps keep more for the backward pass than there is room for.
 
-    That is a lower bound of what they need, so what is refused could not have been done.
+    They need more than that, so what is refused could not have been done.
 
     Args:
         stage: its name, for the message.
         module: what is trained; it is left as it is, and so is the global random state.
-        phase: how; its batch counts.
+        phase: how; its batch counts, or how many go through the module at once.
         inputs: what it learns from.
 
     Raises:
         PlanError: saying how many images would fit.
     """
-    batch = min(phase.at_once or phase.batch, len(inputs))
-    if batch <= TRIED:
+    count = len(inputs)
+    batch = math.ceil(count / math.ceil(count / phase.batch))  # as an epoch is divided
+    at_once = min(phase.at_once or batch, batch)
+    if at_once <= MORE:
         return
-    images = inputs.batch(range(TRIED), 0)
-    each = kept_bytes(module, images, phase.precision) / TRIED
-    free = free_memory(device_of(module))
-    if batch * each <= free:
+    few, more = (
+        kept_bytes(module, inputs.batch(range(some), 0), phase.precision) for some in (FEW, MORE)
+    )
+    each = (more - few) / (MORE - FEW)
+    whatever = few - FEW * each  # such as weights in half precision
+    needed, free = whatever + at_once * each, free_memory(device_of(module))
+    if needed <= free:
         return
-    fitting = int(free / each)
-    some = f'fewer at once, such as {{"phase": {{"batch": {max(fitting // 2, 1)}}}}} in --recipe'
+    fitting = int((free - whatever) / each)
+    name = "at_once" if phase.at_once else "batch"
+    fewer = f'fewer, such as {{"phase": {{"{name}": {max(fitting // 2, 1)}}}}} in --recipe'
     raise PlanError(
-        f"{stage}: a step with {batch} images keeps {batch * each / 1e9:.1f} GB and"
-        f" {free / 1e9:.1f} are free; give {some if fitting else 'a smaller network'},"
-        " or a smaller --size"
+        f"{stage}: a step with {at_once} images keeps {needed / 1e9:.1f} GB and {free / 1e9:.1f}"
+        f" are free; give {fewer if fitting > 0 else 'a smaller network'}, or a smaller --size"
     )
 
 
@@ -88,12 +94,19 @@ def free_memory(device: torch.device) -> float:
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return float(torch.cuda.mem_get_info(device)[0] + cached)
     found = []
-    with suppress(OSError, ValueError, StopIteration):
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        available = next(line for line in lines if line.startswith("MemAvailable:"))
-        found.append(1024 * float(available.split()[1]))
-    with suppress(OSError, ValueError):
-        found.append(float(GROUP_LIMIT.read_text(encoding="ascii")))
+    with suppress(OSError, ValueError, KeyError):
+        found.append(1024 * read_numbers(Path("/proc/meminfo"))["MemAvailable:"])
+    with suppress(OSError, ValueError, KeyError):
+        limit, taken = (
+            float((GROUP / f"memory.{what}").read_text()) for what in ("max", "current")
+        )
+        found.append(limit - taken + read_numbers(GROUP / "memory.stat")["inactive_file"])
     with suppress(AttributeError, OSError, ValueError):
         found.append(float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")))
     return min(found, default=float("inf"))
+
+
+def read_numbers(file: Path) -> dict[str, float]:
+    """Return the first number of each line of a file of Linux, by the word before it."""
+    lines = (line.split() for line in file.read_text(encoding="ascii").splitlines())
+    return {words[0]: float(words[1]) for words in lines if len(words) > 1}

@@ -252,8 +252,10 @@ def pretrain_rbm(material: Material, recipe: RbmRecipe) -> Iterator[Progress | N
         gaussian = number == 1 and is_gaussian(recipe.visible, inputs)
         if gaussian and phase.rate is not None:
             phase = replace(phase, rate=GAUSSIAN_RATE * phase.rate)
-        if recipe.persistent:
+            log.info("%s: Gaussian units, at a rate of %g", stage, phase.rate)
+        if recipe.persistent and phase.momentum:
             phase = replace(phase, momentum=0.0)
+            log.info("%s: without momentum, as chains are persistent", stage)
         machine = BoltzmannMachine(
             deepcopy(layer.linear),
             gaussian=gaussian,

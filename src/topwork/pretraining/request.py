@@ -21,8 +21,6 @@ from topwork.trunk.execution import Execution
 
 SIZES = {"img_size", "image_size", "input_size"}
 """Arguments of builders for the size of images."""
-MANY_LABELS = 0.5
-"""Different labels, as a share of the images, from which numbers are no names of classes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,11 +158,11 @@ def classes_of(images: ImageSet) -> tuple[tuple[str, ...], np.ndarray | None]:
     """Return class names and the class of each image, -1 where it has none; None without classes.
 
     Where images have several labels, they have no class; nor have they one where labels are numbers
-    and hardly an image has the same as another.
+    and not all of them whole, as the names of classes would be.
     """
     if images.multilabel or images.number_names or len(images.classes) < 2:
         return (), None
-    if len(images.classes) > MANY_LABELS * len(images) and are_numbers(images):
+    if are_numbers(images) and not all(float(name).is_integer() for name in images.classes):
         return (), None
     number_of = {name: number for number, name in enumerate(images.classes)}
     classes = [number_of[item.labels[0]] if item.labels else -1 for item in images.items]

@@ -77,6 +77,7 @@ def pretrain_supervised(material: Material, recipe: SupervisedRecipe) -> Iterato
     is not known are left out. Each epoch tells the accuracy on held-out images, its 95 % interval
     (Wilson's) and their number.
     """
+    require_classes(material.samples.images, material.class_names)
     if material.stages.is_finished(STAGE):
         return
     chain, phase, device = material.chain, recipe.phase, material.device

@@ -47,7 +47,7 @@ def card_in_words(record: dict[str, Any], name: str) -> str:
     header, *rows = results_table(record["results"])
     height, width = record["preprocessing"]["size"]
     channels = len(record["preprocessing"]["mean"])
-    license, began = record["license"], record["started_from"]
+    license, began = record.get("license"), record["started_from"]
     start = f"{sourced(began)}, up to {began['up_to']}" if began else "random weights"
     reach = (
         f"- Weights reach up to `{record['reaches']}`: no layer above it was trained, and those are"
