@@ -57,6 +57,8 @@ def test_batches_that_do_not_fit_are_refused(monkeypatch: pytest.MonkeyPatch) ->
     room_for(19)
     with pytest.raises(PlanError, match=r'20 images keeps .* such as {"phase": {"at_once": 9}}'):
         require_memory("stage", layers, at_once, images)
+    room_for(0)
+    require_memory("stage", layers, phase, TensorInputs(torch.ones(0, 100)))  # told of elsewhere
     room_for(0.1)
     with pytest.raises(PlanError, match="a smaller network, or a smaller --size"):
         require_memory("stage", layers, phase, images)

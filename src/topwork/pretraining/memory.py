@@ -36,15 +36,15 @@ def require_memory(stage: str, module: nn.Module, phase: Phase, inputs: Inputs) 
     Raises:
         PlanError: saying how many images would fit.
     """
-    count = len(inputs)
-    batch = math.ceil(count / math.ceil(count / phase.batch))  # as an epoch is divided
+    steps = max(1, math.ceil(len(inputs) / phase.batch))
+    batch = math.ceil(len(inputs) / steps)  # as an epoch is divided
     at_once = min(phase.at_once or batch, batch)
     if at_once <= MORE:
         return
     few, more = (
         kept_bytes(module, inputs.batch(range(some), 0), phase.precision) for some in (FEW, MORE)
     )
-    each = (more - few) / (MORE - FEW)
+    each = max(1, more - few) / (MORE - FEW)
     whatever = few - FEW * each  # such as weights in half precision
     needed, free = whatever + at_once * each, free_memory(device_of(module))
     if needed <= free:
