@@ -41,9 +41,10 @@ from topwork.estimators import frozen
 from topwork.estimators.classifier import TransferClassifier, labeled
 from topwork.estimators.frozen import FrozenFeatures
 from topwork.learn import samples
+from topwork.network.backbone_folder import save_backbone
 from topwork.network.loading import Loaded, fit_input, load_backbone
 from topwork.network.small_convnet import small_convnet
-from topwork.network.zoo import Backbone, find_backbone
+from topwork.network.zoo import REACHES, Backbone, find_backbone
 
 NETWORK = "topwork:small_convnet"
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -361,6 +362,18 @@ def test_another_weights_file_of_the_same_name_is_seen(features, photos, tmp_pat
     os.utime(file, ns=(then.st_atime_ns, then.st_mtime_ns))
     assert (file.stat().st_size, file.stat().st_mtime_ns) == (then.st_size, then.st_mtime_ns)
     assert not np.allclose(features.transform(photos[0][:2]), before)
+
+
+def test_of_a_backbone_that_ends_lower_codes_reach_that_far(features, photos, weights, tmp_path):
+    source, low = find_backbone(NETWORK, weights=weights), tmp_path / "low"
+    loaded = load_backbone(source, Plan(source.name, kept="block2"))
+    save_backbone(low, loaded, {REACHES: "block2"}, classifier=False, up_to=loaded.chain.cuts[2])
+    wanted = features.set_params(depth="block2").fit_transform(photos[0][:2])
+    features.set_params(backbone=low, weights=None, depth=None)
+    assert features.fit_transform(photos[0][:2]).tobytes() == wanted.tobytes()
+    assert features.depth_ == "block2"
+    with pytest.raises(PlanError, match="weights up to block2 only, and block3 lies above it"):
+        features.set_params(depth="block3").fit(photos[0][:2])
 
 
 def test_few_networks_are_kept_and_these_can_be_released(features, photos):

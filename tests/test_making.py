@@ -309,24 +309,35 @@ def test_layers_that_were_not_trained_are_left_out_and_told_of(tmp_path, topwork
         *("--backbone", "timm:mobilenetv3_small_050", "--out", tmp_path / "made"),
     )
     assert result.code == 0, result.err
-    assert "--backbone" in result.out.splitlines()[-1]
-    reach = result.out.splitlines()[-1].partition("--kept ")[2].split()[0]
+    reach = result.out.partition("weights up to ")[2].partition(":")[0]
     assert f"weights up to {reach}: no layer above it was trained" in result.out
-    assert f"`--kept {reach}`" in (tmp_path / "made" / "README.md").read_text()
+    assert f"`{reach}`: no layer above it" in (tmp_path / "made" / "README.md").read_text()
     names = read_state(tmp_path / "made" / "model.safetensors")
     assert "conv_head.weight" not in names
     assert "blocks.0.0.conv_dw.weight" in names
     backbone = find_backbone(str(tmp_path / "made"))
-    loaded = load_backbone(backbone, Plan(backbone.name, kept=reach))
+    loaded = load_backbone(backbone, Plan(backbone.name))
+    assert loaded.plan.kept == loaded.plan.reused == reach
     assert card_of(loaded) is not None
+    top = loaded.chain.top.name
     with pytest.raises(WeightsError, match=f"only up to {reach}; keep that much with --kept"):
-        load_backbone(backbone, Plan(backbone.name))
+        load_backbone(backbone, Plan(backbone.name, kept=top))
+    for reused in ("input", reach):
+        plan = Plan(backbone.name, reused=reused, phases=(Phase(frozen=reused, epochs=1),))
+        assert load_backbone(backbone, plan).plan.kept == top
     again = pretrain(
         *(tmp_path / "bars.npz", tmp_path / "again"),
         **{"method": "rotation", "backbone": str(tmp_path / "made"), "epochs": 1, "size": (64, 64)},
     )
     assert again["started_from"]["up_to"] == reach
     assert again["reaches"] is None
+    with pytest.raises(BackboneError, match=f"has weights up to {reach} only, and a student"):
+        pretrain(
+            *(tmp_path / "bars.npz", tmp_path / "none"),
+            method="distill",
+            backbone="topwork:small_convnet",
+            teacher=str(tmp_path / "made"),
+        )
     wanted = {"method": "masked", "backbone": str(tmp_path / "made"), "size": (64, 64), "epochs": 1}
     assert pretrain(tmp_path / "bars.npz", tmp_path / "twice", **wanted)["reaches"] == reach
 

@@ -80,7 +80,7 @@ def profile(
             each is profiled on the same folds, and they are ranked; of none the small one that
             comes with topwork.
         weights: a file with the weights of a single backbone.
-        kept: the uppermost depth to look at; default L.
+        kept: the uppermost depth to look at; default L, or as far up as there are weights.
         head: "softmax" for classes, the default, "sigmoid" for labels, "regression" for numbers.
         size: height and width of the images that the network sees, in pixels.
         seed: of the folds.

@@ -95,5 +95,4 @@ def pretrain(
         print_json(record)
         return
     print_pretraining(record)
-    kept = f" --kept {shlex.quote(record['reaches'])}" if record["reaches"] else ""
-    print(f"next: topwork fit DATA --backbone {shlex.quote(str(out))}{kept} --out RUN")
+    print(f"next: topwork fit DATA --backbone {shlex.quote(str(out))} --out RUN")

@@ -107,6 +107,7 @@ class Audit:
 
     def lines(self) -> list[str]:
         """Return the findings in plain English, one per line; the first is a summary."""
+        classes = "class" if len(self.tiny) == 1 else "classes"
         found = [
             self._summary(),
             *self.split.notes,
@@ -119,7 +120,7 @@ class Audit:
             _alike(self.crowds, "more than half of a class, so they cannot be kept together"),
             listed(self.conflicts, "times the same image under different labels", _conflict),
             *(f"{side} lacks {name_a_few(labels)}" for side, labels in self.missing.items()),
-            listed(self.tiny, f"classes with fewer than {TINY} training images", str),
+            listed(self.tiny, f"{classes} with fewer than {TINY} training images", str),
         ]
         if self.imbalance >= LOPSIDED:
             found.append(

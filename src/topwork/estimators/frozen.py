@@ -12,6 +12,7 @@ import numpy as np
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
+from topwork.errors import PlanError
 from topwork.estimators.inputs import digests_of, image_set, require_all
 from topwork.network.chain import CutPoint
 from topwork.network.codes import choose_pool, possible_pools
@@ -44,7 +45,8 @@ class FrozenFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
     Args:
         backbone: the network, as for `topwork.fit`: a name or a folder; None for the small one that
             comes with topwork.
-        depth: name or number of a cut point, as ``topwork inspect`` prints them; None for L.
+        depth: name or number of a cut point, as ``topwork inspect`` prints them; None for L,
+            or as far up as the backbone has weights.
         pool: "avg", "token", "token+avg" or "flatten"; None for what the source's own head uses,
             where the layout at the depth allows it.
         weights: a file with the pretrained weights.
@@ -106,8 +108,13 @@ class FrozenFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         """
         source = self._source()
         image_set(self, X, reset=True, channels=source.backbone.preprocessing.channels)
-        chain = open_network(source).chain
-        cut = chain.top if self.depth is None else chain.resolve(self.depth)
+        chain, highest = open_network(source).chain, highest_of(source)
+        cut = highest if self.depth is None else chain.resolve(self.depth)
+        if cut.depth > highest.depth:
+            raise PlanError(
+                f"depth: {source.backbone.name} has weights up to {highest.name} only, and"
+                f" {cut.name} lies above it; leave depth out, or give a lower one"
+            )
         self.depth_ = cut.name
         self.pool_ = choose_pool(chain, [cut], self.pool)
         self._n_features_out = code_width(chain, [cut.name], self.pool_)
@@ -209,12 +216,18 @@ def as_int(count: Any) -> Any:
 
 @lru_cache(maxsize=2)
 def open_network(source: Source) -> Loaded:
-    """Return a network with pretrained weights up to L; the last two are kept.
+    """Return a network with pretrained weights up to L, or as far as it has any; keep the last two.
 
     Raises:
         TopworkError: as `topwork.network.loading.load_backbone` does.
     """
     return load_backbone(source.backbone, Plan(source.backbone.name, input_size=source.size))
+
+
+def highest_of(source: Source) -> CutPoint:
+    """Return the highest cut point that has pretrained weights alone below it."""
+    loaded = open_network(source)
+    return loaded.chain.resolve(loaded.plan.kept or loaded.chain.top.name)
 
 
 @lru_cache(maxsize=2)
@@ -256,7 +269,7 @@ def kept_together(
         return (asked,)
     possible = [
         (other, choose_pool(chain, [other], pool))
-        for other in chain.cuts[1:]
+        for other in chain.cuts[1 : highest_of(source).depth + 1]
         if pool is None or pool in possible_pools(other.layout)
     ]
     return tuple((other.name, how) for other, how in possible if not is_long(other, how))

@@ -93,12 +93,16 @@ def fit_input(backbone: Backbone, size: tuple[int, int] | None, channels: int | 
 def load_backbone(backbone: Backbone, plan: Plan, seed: int = 0) -> Loaded:
     """Build a backbone, settle a plan on it and give it the weights that the plan reuses.
 
+    A plan that says neither what is kept nor what is reused keeps what the backbone has weights of.
+
     Raises:
         PlanError: if the plan makes no sense on this network, its image size included.
         BackboneError: if weights are needed and none are known or can be had; if the network
             cannot take images of the plan's size or channels.
         WeightsError: if the weights do not fit, or do not reach up to ``reused``.
     """
+    if plan.kept is None and plan.reused is None:
+        plan = replace(plan, kept=backbone.reaches)
     source = backbone.preprocessing
     backbone = fit_input(backbone, plan.input_size, plan.channels)
     view = backbone.preprocessing

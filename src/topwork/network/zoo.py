@@ -63,6 +63,11 @@ class Backbone:
     about: dict[str, Any]
     fitted: Plan | None = None
 
+    @property
+    def reaches(self) -> str | None:
+        """Up to where there are weights of its own, where that is known to be below L."""
+        return self.fitted.kept if self.fitted else self.about.get(REACHES)
+
 
 def find_backbone(name: str | Backbone, *, weights: str | Path | None = None) -> Backbone:
     """Return the backbone of this name; what is no name but a backbone comes back as it is.

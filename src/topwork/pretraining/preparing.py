@@ -13,7 +13,7 @@ import numpy as np
 
 from topwork.data.audit import Audit
 from topwork.data.loading import Track
-from topwork.errors import DataError
+from topwork.errors import BackboneError, DataError
 from topwork.learn.checkpoints import Checkpoints
 from topwork.learn.fit import groups_of
 from topwork.learn.samples import Samples
@@ -56,6 +56,12 @@ def load_networks(request: Request) -> Networks:
     teacher = None
     if request.teacher:
         teacher = load_backbone(request.teacher, Plan(request.teacher.name))
+        if teacher.plan.kept != teacher.chain.top.name:
+            raise BackboneError(
+                f"--teacher {request.teacher.name} has weights up to {teacher.plan.kept} only, and"
+                " a student learns what its teacher makes of images at the top; name one that is"
+                " whole"
+            )
     names, _ = classes_of(request.images)
     outputs = outputs_of(request.recipe, names, teacher)
     backbone = with_outputs(request.backbone, outputs) if outputs else request.backbone

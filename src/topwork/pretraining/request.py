@@ -14,7 +14,7 @@ from topwork.data.image_set import ImageSet
 from topwork.data.unlabeled import are_numbers
 from topwork.errors import BackboneError, PlanError, UsageError
 from topwork.network.spec import CHANNELS
-from topwork.network.zoo import REACHES, Backbone, find_backbone
+from topwork.network.zoo import Backbone, find_backbone
 from topwork.plan import Plan
 from topwork.pretraining.recipe import Recipe
 from topwork.trunk.execution import Execution
@@ -125,7 +125,7 @@ def reused_of(backbone: Backbone) -> str | None:
     """
     if backbone.weights is None or backbone.weights.kind != "file":
         return "0"
-    return backbone.fitted.kept if backbone.fitted else backbone.about.get(REACHES)
+    return backbone.reaches
 
 
 def settle_teacher(

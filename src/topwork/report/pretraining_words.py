@@ -51,7 +51,7 @@ def card_in_words(record: dict[str, Any], name: str) -> str:
     start = f"{sourced(began)}, up to {began['up_to']}" if began else "random weights"
     reach = (
         f"- Weights reach up to `{record['reaches']}`: no layer above it was trained, and those are"
-        f" left out; reuse them with `--kept {record['reaches']}`"
+        " left out"
     )
     lines = [
         f"# {name}, pretrained: {record['method']}",
