@@ -15,8 +15,10 @@ from topwork.network.layout import Layout
 from topwork.network.loading import build_chain
 from topwork.network.spec import BackboneSpec
 from topwork.phase import Phase
-from topwork.pretraining.decoders import draw_hidden
-from topwork.pretraining.masked import MaskedMap, MaskedRecipe, MaskedTokens, make_module
+from topwork.pretraining.decoders import draw_hidden, patched
+from topwork.pretraining.masked import MaskedRecipe, make_module
+from topwork.pretraining.masked_maps import MaskedMap
+from topwork.pretraining.masked_tokens import MaskedTokens
 from topwork.pretraining.methods import recipe_of
 
 PHASE = Phase(epochs=2, batch=10, optimizer="adamw", rate=1e-3)
@@ -77,6 +79,18 @@ def test_losses_of_patches_are_those_of_a_loop_over_hidden_patches() -> None:
         assert float(found[number]) == pytest.approx(np.mean(errors), rel=1e-4)
 
 
+def test_patches_are_shown_about_their_own_mean_and_deviation() -> None:
+    module = make_module(vit(), MaskedRecipe(), 0).eval()
+    images = images_of(2, 16)
+    hidden = draw_hidden(2, (16, 16), 4, 0.75)
+    squares = patched(images, 4)
+    with torch.no_grad():
+        module.predicted = lambda images, hidden: torch.full(squares.shape, 2.0)
+        shown = patched(module.pixels(images, hidden), 4)
+    wanted = squares.mean(2) + 2 * squares.std(2)
+    np.testing.assert_allclose(shown, wanted.unsqueeze(2).expand_as(shown), atol=1e-4)
+
+
 def test_blocks_are_given_the_seen_patches_and_the_class_token_alone() -> None:
     module = make_module(vit(), MaskedRecipe(mask_share=0.75), 0).eval()
     given = []
@@ -103,9 +117,9 @@ def test_maps_do_not_depend_on_hidden_pixels() -> None:
     images = images_of(2, 16)
     hidden = draw_hidden(2, (16, 16), 4, 0.6)
     with torch.no_grad():
-        first = module.predicted(images, hidden)
+        first = module.pixels(images, hidden)
         assert first.shape == images.shape
-        assert torch.equal(first, module.predicted(images.masked_fill(hidden, 99), hidden))
+        assert torch.equal(first, module.pixels(images.masked_fill(hidden, 99), hidden))
 
 
 def test_what_is_hidden_stays_so_from_layer_to_layer() -> None:
@@ -116,7 +130,7 @@ def test_what_is_hidden_stays_so_from_layer_to_layer() -> None:
         layer.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0]))
     hidden = draw_hidden(2, (16, 16), 4, 0.6)
     with torch.no_grad():
-        module.predicted(images_of(2, 16), hidden)
+        module.pixels(images_of(2, 16), hidden)
     assert len(given) == len(module.layers) == 3
     assert {maps.shape[2] for maps in given} >= {4, 16}
     for maps in given:

@@ -187,3 +187,9 @@ def draw_hidden(count: int, size: Sequence[int], side: int, share: float) -> Ten
     hidden = ranks < min(squares - 1, max(1, round(share * squares)))
     maps = hidden.reshape(count, 1, rows, columns)
     return maps.repeat_interleave(side, 2).repeat_interleave(side, 3)
+
+
+def losses_of_hidden(errors: Tensor, hidden: Tensor) -> Tensor:
+    """Return the mean of errors [n, 1, H, W] where something is hidden, and zero, [n, 2]."""
+    losses = (errors * hidden).sum((1, 2, 3)) / hidden.sum((1, 2, 3))
+    return torch.stack([losses, torch.zeros_like(losses)], 1)
