@@ -372,8 +372,14 @@ def test_of_a_backbone_that_ends_lower_codes_reach_that_far(features, photos, we
     features.set_params(backbone=low, weights=None, depth=None)
     assert features.fit_transform(photos[0][:2]).tobytes() == wanted.tobytes()
     assert features.depth_ == "block2"
-    with pytest.raises(PlanError, match="weights up to block2 only, and block3 lies above it"):
+    said = "weights up to block2 only, and block3 lies above it"
+    with pytest.raises(PlanError, match=said):
         features.set_params(depth="block3").fit(photos[0][:2])
+    features.set_params(backbone=NETWORK, weights=weights).fit(photos[0][:2])
+    for cache in ("auto", "off"):  # it was whole when it was fitted
+        features.set_params(backbone=low, weights=None, cache=cache)
+        with pytest.raises(PlanError, match=said):
+            features.transform(photos[0][:2])
 
 
 def test_few_networks_are_kept_and_these_can_be_released(features, photos):

@@ -338,8 +338,20 @@ def test_layers_that_were_not_trained_are_left_out_and_told_of(tmp_path, topwork
             backbone="topwork:small_convnet",
             teacher=str(tmp_path / "made"),
         )
-    wanted = {"method": "masked", "backbone": str(tmp_path / "made"), "size": (64, 64), "epochs": 1}
+    # What was learned above belongs to other layers below by then.
+    wanted = {"method": "masked", "backbone": tmp_path / "again", "size": (64, 64), "epochs": 1}
     assert pretrain(tmp_path / "bars.npz", tmp_path / "twice", **wanted)["reaches"] == reach
+    low = ("--backbone", tmp_path / "twice", "--json")
+    found = topwork("profile", tmp_path / "bars.npz", *low)
+    assert json.loads(found.out)["depths"][-1]["name"] == reach
+    run = ("--plan", "features", "--out", tmp_path / "run")
+    found = topwork("fit", tmp_path / "bars.npz", *low, *run)
+    assert json.loads(found.out)["plan"]["kept"] == reach
+    assert reach in topwork("inspect", tmp_path / "twice").err.partition("reach up to ")[2]
+    refused = topwork(
+        "fit", tmp_path / "bars.npz", *low, *run[:3], tmp_path / "no", "--frozen", top
+    )
+    assert (refused.code, f"has weights up to {reach} only" in refused.err) == (2, True)
 
 
 def test_a_model_that_keeps_few_layers_is_where_it_starts(npz, tmp_path, topwork: Command):

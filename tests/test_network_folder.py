@@ -3,6 +3,7 @@
 import errno
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +59,32 @@ PLANS = {
     "untraceable": Plan("timm:test_vit"),
     "our own": Plan("topwork:cifar_resnet20"),
 }
+
+
+@pytest.mark.parametrize(
+    ("plan", "highest"),
+    [
+        (Plan("timm:test_resnet", kept="layer2"), "layer2"),
+        (Plan("timm:test_resnet", codes=("layer1", "layer2")), "layer2"),
+        (Plan("timm:test_resnet", codes=("layer2", "layer4")), "layer4"),
+    ],
+)
+def test_as_a_backbone_it_reaches_up_to_the_highest_code(
+    plan: Plan, highest: str, tmp_path: Path
+) -> None:
+    made(tmp_path / "model", plan)
+    again = load_backbone(find_backbone(tmp_path / "model"), Plan("model"))
+    assert again.plan.kept == again.plan.reused == again.chain.resolve(highest).name
+
+
+def test_as_a_backbone_it_has_the_license_of_what_it_began_with(tmp_path: Path) -> None:
+    model, loaded = made(tmp_path / "random", Plan("timm:test_resnet"))
+    named = replace(loaded, backbone=replace(loaded.backbone, about={"license": "mit"}))
+    save_model(tmp_path / "none", model, named, LABELS)
+    began = {"file": "weights", "sha256": "0"}
+    save_model(tmp_path / "some", model, replace(named, weights=began), LABELS)
+    found = [find_backbone(tmp_path / name).about["license"] for name in ("none", "some")]
+    assert found == [None, "mit"]
 
 
 @pytest.mark.parametrize("name", PLANS)

@@ -318,10 +318,12 @@ def test_a_folder_that_can_be_fitted(tmp_path: Path) -> None:
     )  # fmt: skip
     assert record["teacher"]["arguments"] == {"channels": [6, 12], "num_classes": CLASSES}
     assert "agreement" in record["results"]["distillation"]
+    assert record["license"] == wide.about["license"]
     loaded = load_backbone(find_backbone(str(tmp_path / "out")), Plan(str(tmp_path / "out")))
     state = load_file(tmp_path / "out" / "model.safetensors")
     assert len(state["classifier.bias"]) == CLASSES
     assert classifier_of(loaded) is not None
+    assert loaded.backbone.about["license"] == wide.about["license"]
 
 
 def test_a_teacher_is_needed(tmp_path: Path) -> None:

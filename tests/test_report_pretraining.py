@@ -177,7 +177,7 @@ def test_a_card_says_what_the_weights_began_with_and_what_was_found() -> None:
     assert "- Images: 28 x 32 pixels, 1 channel\n" in plain
     assert "- Started from random weights" in plain
     assert "Teacher" not in plain
-    assert "--kept" not in plain
+    assert "Weights reach up to" not in plain
     record = record_of(VIEWS, "distill") | {
         "started_from": {"name": "made", "up_to": "layer2", "file": "x", "sha256": "abcdef" * 10},
         "license": "apache-2.0",

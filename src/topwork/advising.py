@@ -55,7 +55,7 @@ class Measured:
 def profile(
     data: str | Path | ImageSet,
     *,
-    backbone: str | Backbone | Sequence[str | Backbone] | None = None,
+    backbone: str | Path | Backbone | Sequence[str | Path | Backbone] | None = None,
     weights: str | Path | None = None,
     kept: str | None = None,
     head: str | None = None,
@@ -119,7 +119,7 @@ def profile(
 def advise(
     data: str | Path | ImageSet,
     *,
-    backbone: str | Backbone | Sequence[str | Backbone] | None = None,
+    backbone: str | Path | Backbone | Sequence[str | Path | Backbone] | None = None,
     weights: str | Path | None = None,
     kept: str | None = None,
     head: str | None = None,
@@ -211,7 +211,8 @@ def advice_for_fit(
 
 
 def backbones_of(
-    backbone: str | Backbone | Sequence[str | Backbone] | None, weights: str | Path | None
+    backbone: str | Path | Backbone | Sequence[str | Path | Backbone] | None,
+    weights: str | Path | None,
 ) -> list[Backbone]:
     """Return the backbones that are meant; if none is named, the one that comes with topwork.
 
@@ -221,7 +222,7 @@ def backbones_of(
     """
     if backbone is None:
         backbone = name_or_shipped(None, weights)
-    named = [backbone] if isinstance(backbone, (str, Backbone)) else list(backbone)
+    named = [backbone] if isinstance(backbone, str | Path | Backbone) else list(backbone)
     if not named:
         raise UsageError("no backbone is named; name one, or leave backbone out")
     if weights is not None and len(named) > 1:

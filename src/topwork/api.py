@@ -148,7 +148,7 @@ def fit(
     out: str | Path,
     *,
     plan: str | Path | Plan = "auto",
-    backbone: str | Backbone | None = None,
+    backbone: str | Path | Backbone | None = None,
     weights: str | Path | None = None,
     kept: str | None = None,
     reused: str | None = None,
@@ -211,10 +211,10 @@ def fit(
     """
     clock = Clock()
     require_free(Path(out))
-    name = backbone.name if isinstance(backbone, Backbone) else backbone
+    named = backbone.name if isinstance(backbone, Backbone) else backbone
     asked = make_plan(
         plan,
-        backbone=name,
+        backbone=None if named is None else str(named),
         weights=weights,
         kept=kept,
         reused=reused,

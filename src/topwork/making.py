@@ -59,9 +59,9 @@ def pretrain(
     out: str | Path,
     *,
     method: str,
-    backbone: str | Backbone,
+    backbone: str | Path | Backbone,
     weights: str | Path | None = None,
-    teacher: str | Backbone | None = None,
+    teacher: str | Path | Backbone | None = None,
     teacher_weights: str | Path | None = None,
     recipe: str | Path | Mapping[str, Any] | None = None,
     size: tuple[int, int] | None = None,
@@ -141,6 +141,9 @@ def pretrain(
             method, chosen, plan, found, images, execution, seed, taught_by, half, arguments
         )
         networks = load_networks(request)
+        began, up_to = networks.loaded.weights, networks.loaded.plan.reused
+        first = f"its own weights up to {up_to}" if began else "random weights"
+        log.info("%s starts from %s", found.name, first)
         clock.lap("backbone")
         audited = audit_photos(images, track)
         for line in audited.lines():
@@ -213,8 +216,7 @@ def finish(
 ) -> dict[str, Any]:
     """Write the backbone's folder, open it again, and describe what its source's codes are like."""
     chain = material.chain
-    known = chain.resolve(material.loaded.plan.reused or 0)
-    up_to = max(learned_up_to(request.recipe, chain), known, key=lambda cut: cut.depth)
+    up_to = learned_up_to(request.recipe, chain)  # what lies above would not go with it
     card = card_of(material, request) | {REACHES: None if up_to is chain.top else up_to.name}
     teacher = material.teacher.loaded if material.teacher else None
     labels = material.class_names if isinstance(request.recipe, SupervisedRecipe) else ()
@@ -258,6 +260,13 @@ def started_from(loaded: Loaded) -> dict[str, Any] | None:
     return {"name": loaded.backbone.name, "up_to": loaded.plan.reused, **loaded.weights}
 
 
+def license_of(material: Material) -> str:
+    """Return the known licenses of the weights that these are made from, a teacher's among them."""
+    teacher = [material.teacher.loaded] if material.teacher else []
+    sources = [one.backbone.about for one in (material.loaded, *teacher) if one.weights]
+    return " and ".join(sorted({about["license"] for about in sources if about.get("license")}))
+
+
 def source_of(teacher: Loaded) -> dict[str, Any]:
     """Return which network teaches, by its name too."""
     return {"name": teacher.backbone.name, **identity_of(teacher)}
@@ -271,7 +280,6 @@ def card_of(material: Material, request: Request) -> dict[str, Any]:
             key: value for key, value in record.items() if key not in ("stage", "epoch", "epochs")
         }
     loaded, execution, audited = material.loaded, request.execution, material.samples.audit
-    license = loaded.backbone.about.get("license")
     return {
         "method": request.method,
         "paper": METHODS[request.method].paper,
@@ -279,7 +287,7 @@ def card_of(material: Material, request: Request) -> dict[str, Any]:
         "architecture": loaded.backbone.spec.to_dict(),
         "preprocessing": loaded.backbone.preprocessing.to_dict(),
         "started_from": started_from(loaded),
-        **({"license": license} if license and loaded.weights else {}),
+        **({"license": license} if (license := license_of(material)) else {}),
         **({"teacher": source_of(material.teacher.loaded)} if material.teacher else {}),
         "images": len(material.indices),
         "held_out": len(material.held_out),

@@ -103,7 +103,8 @@ class Plan:
 
     Attributes:
         backbone: the pretrained network, by name or folder.
-        kept: layers above are dropped. Default: L.
+        kept: layers above are dropped. Default: L, or where ``reused`` is not named either and the
+            backbone's weights are known to end lower, as far up as these reach.
         reused: layers up to here start from pretrained weights. Default: ``kept``.
         codes: the depths that the head reads, side by side; settling sorts them by depth, each
             once. Default: ``kept`` alone.
@@ -181,7 +182,9 @@ class Plan:
                 f" cannot be reused; give --reused {kept.name} or lower"
             )
         for above in (code for code in codes if code.depth > kept.depth):
-            raise PlanError(f"codes at {above.name} lie above kept ({kept.name})")
+            raise PlanError(
+                f"codes at {above.name} lie above kept ({kept.name}); keep more, or take lower ones"
+            )
         for depth in frozen:
             if depth.depth > kept.depth:
                 raise PlanError(

@@ -131,7 +131,7 @@ def best_depth(found: dict[str, Any]) -> dict[str, Any]:
 
 
 def inspect(
-    backbone: str,
+    backbone: str | Path,
     *,
     weights: str | Path | None = None,
     size: int | None = None,
@@ -168,6 +168,7 @@ def inspect(
         "preprocessing": found.preprocessing.to_dict(),
         "license": found.about.get("license"),
         "weights": found.weights.describe() if found.weights else None,
+        "reaches": found.reaches,
         "head": chain.head,
         "pool": source_pool(chain),
         "note": chain.note,

@@ -108,13 +108,9 @@ class FrozenFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         """
         source = self._source()
         image_set(self, X, reset=True, channels=source.backbone.preprocessing.channels)
-        chain, highest = open_network(source).chain, highest_of(source)
-        cut = highest if self.depth is None else chain.resolve(self.depth)
-        if cut.depth > highest.depth:
-            raise PlanError(
-                f"depth: {source.backbone.name} has weights up to {highest.name} only, and"
-                f" {cut.name} lies above it; leave depth out, or give a lower one"
-            )
+        chain = open_network(source).chain
+        cut = highest_of(source) if self.depth is None else chain.resolve(self.depth)
+        require_weights(source, cut)
         self.depth_ = cut.name
         self.pool_ = choose_pool(chain, [cut], self.pool)
         self._n_features_out = code_width(chain, [cut.name], self.pool_)
@@ -130,6 +126,7 @@ class FrozenFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         """
         check_is_fitted(self, "depth_")
         source = self._source()
+        require_weights(source, open_network(source).chain.resolve(self.depth_))
         images = image_set(self, X, reset=False, channels=source.backbone.preprocessing.channels)
         digests, failed = digests_of(images)
         require_all(images, failed)
@@ -228,6 +225,20 @@ def highest_of(source: Source) -> CutPoint:
     """Return the highest cut point that has pretrained weights alone below it."""
     loaded = open_network(source)
     return loaded.chain.resolve(loaded.plan.kept or loaded.chain.top.name)
+
+
+def require_weights(source: Source, cut: CutPoint) -> None:
+    """Refuse a cut point that has layers without pretrained weights below it.
+
+    Raises:
+        PlanError: naming the highest that has none.
+    """
+    highest = highest_of(source)
+    if cut.depth > highest.depth:
+        raise PlanError(
+            f"depth: {source.backbone.name} has weights up to {highest.name} only, and {cut.name}"
+            " lies above it; leave depth out, or give a lower one"
+        )
 
 
 @lru_cache(maxsize=2)

@@ -61,6 +61,7 @@ def save_model(folder: Path, model: Model, loaded: Loaded, labels: tuple[str, ..
         "topwork": version("topwork"),
         "plan": loaded.plan.to_dict(),
         "backbone": {"name": loaded.backbone.name, **loaded.backbone.spec.to_dict()},
+        "license": loaded.backbone.about.get("license") if loaded.weights else None,
         "preprocessing": loaded.backbone.preprocessing.to_dict(),
         "labels": list(labels),
         "outputs": model.head.out_features,

@@ -26,12 +26,14 @@ class InputChange:
     Attributes:
         source: height and width in pixels that the weights are for.
         size: those that the network takes.
-        channels: that the network takes; the weights are for three.
+        channels: that the network takes.
+        source_channels: that the weights are for.
     """
 
     source: tuple[int, int]
     size: tuple[int, int]
     channels: int
+    source_channels: int = COLORS
 
 
 def shown(size: tuple[int, int]) -> str:

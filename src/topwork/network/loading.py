@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from topwork.errors import BackboneError, ChainError, WeightsError
+from topwork.errors import BackboneError, ChainError, PlanError, WeightsError
 from topwork.network.chain import Chain, trace_chain
 from topwork.network.codes import choose_pool
 from topwork.network.fetch import weights_file
@@ -101,8 +101,10 @@ def load_backbone(backbone: Backbone, plan: Plan, seed: int = 0) -> Loaded:
             cannot take images of the plan's size or channels.
         WeightsError: if the weights do not fit, or do not reach up to ``reused``.
     """
+    name, limit = backbone.name, None
     if plan.kept is None and plan.reused is None:
-        plan = replace(plan, kept=backbone.reaches)
+        limit = backbone.reaches
+        plan = replace(plan, kept=limit)
     source = backbone.preprocessing
     backbone = fit_input(backbone, plan.input_size, plan.channels)
     view = backbone.preprocessing
@@ -110,7 +112,12 @@ def load_backbone(backbone: Backbone, plan: Plan, seed: int = 0) -> Loaded:
     if view.size != source.size:
         check_patches(network, view.size, backbone.name)
     chain = chain_of(network, backbone.spec, view.size)
-    plan = plan.settle(chain)
+    try:
+        plan = plan.settle(chain)
+    except PlanError as error:
+        if limit is None:
+            raise
+        raise PlanError(f"{error} ({name} has weights up to {limit} only)") from error
     cuts = [chain.resolve(code) for code in plan.codes]
     plan = replace(plan, pool=choose_pool(chain, cuts, plan.pool))
     reused = chain.resolve(plan.reused or 0).depth
@@ -127,6 +134,7 @@ def load_backbone(backbone: Backbone, plan: Plan, seed: int = 0) -> Loaded:
         raise WeightsError(
             f"{file} is damaged: its bytes are not those that were written; copy it again"
         )
+    change = InputChange(source.size, view.size, view.channels, source.channels)
     accounting = assign_weights(
         chain.network,
         state,
@@ -135,7 +143,7 @@ def load_backbone(backbone: Backbone, plan: Plan, seed: int = 0) -> Loaded:
         reused=reused,
         kept=chain.resolve(plan.kept or 0).depth,
         file=str(file),
-        change=None if view == source else InputChange(source.size, view.size, view.channels),
+        change=None if view == source else change,
         beside=(f"{ADDED}.", f"{HEAD}.") if backbone.fitted else (),
     )
     return Loaded(backbone, chain, plan, accounting, {"file": str(file), "sha256": digest})

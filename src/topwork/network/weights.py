@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from topwork.errors import WeightsError
-from topwork.network.inputs import COLORS, InputChange, adapt_state, shown
+from topwork.network.inputs import InputChange, adapt_state, shown
 from topwork.network.state import read_state
 
 __all__ = ["Accounting", "NameMatch", "assign_weights", "match_names", "read_state"]
@@ -190,8 +190,9 @@ def assign_weights(
         hint = "is it the file of another network?"
         if misshapen and change:
             hint = (
-                f"it is for {shown(change.source)} pixels in {COLORS} channels and not all of it"
-                " can be adapted; leave out input_size and channels, or choose another network"
+                f"it is for {shown(change.source)} pixels, channels: {change.source_channels}, and"
+                " not all of it can be adapted; leave out input_size and channels, or choose"
+                " another network"
             )
         raise WeightsError(_misfit(file, own, given, missing, unknown, misshapen, hint))
 

@@ -65,11 +65,14 @@ class Backbone:
 
     @property
     def reaches(self) -> str | None:
-        """Up to where there are weights of its own, where that is known to be below L."""
-        return self.fitted.kept if self.fitted else self.about.get(REACHES)
+        """Up to where it has weights, where that is known; None for L.
+
+        Of a fitted model's layers none above the highest code is written.
+        """
+        return self.fitted.codes[-1] if self.fitted else self.about.get(REACHES)
 
 
-def find_backbone(name: str | Backbone, *, weights: str | Path | None = None) -> Backbone:
+def find_backbone(name: str | Path | Backbone, *, weights: str | Path | None = None) -> Backbone:
     """Return the backbone of this name; what is no name but a backbone comes back as it is.
 
     Args:
@@ -87,7 +90,7 @@ def find_backbone(name: str | Backbone, *, weights: str | Path | None = None) ->
         if weights is not None:
             raise UsageError(f"weights: {name.name} was found already; give them to find_backbone")
         return name
-    backbone = _find(name)
+    backbone = _find(str(name))
     if weights is None:
         return backbone
     # The published weights' license and origin say nothing about another file.
@@ -200,7 +203,7 @@ def _from_own_folder(folder: Path, name: str) -> Backbone:
             BackboneSpec.from_dict(spec),
             Preprocessing.from_dict(facts["preprocessing"]),
             weights,
-            dict(facts.get("card", {})),
+            dict(facts.get("card") or {"license": facts.get("license")}),
             Plan.from_dict(facts["plan"]) if name == MODEL_FACTS else None,
         )
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:

@@ -129,7 +129,7 @@ def reused_of(backbone: Backbone) -> str | None:
 
 
 def settle_teacher(
-    method: str, teacher: str | Backbone | None, weights: str | Path | None
+    method: str, teacher: str | Path | Backbone | None, weights: str | Path | None
 ) -> Backbone | None:
     """Return the network to distill, if that is the method.
 

@@ -50,7 +50,7 @@ def card_in_words(record: dict[str, Any], name: str) -> str:
     license, began = record.get("license"), record["started_from"]
     start = f"{sourced(began)}, up to {began['up_to']}" if began else "random weights"
     reach = (
-        f"- Weights reach up to `{record['reaches']}`: no layer above it was trained, and those are"
+        f"- Weights reach up to `{record['reaches']}`: no layer above it was trained, so these are"
         " left out"
     )
     lines = [
@@ -65,7 +65,7 @@ def card_in_words(record: dict[str, Any], name: str) -> str:
         f"- Started from {start}",
         *([f"- Teacher: {sourced(record['teacher'])}"] if "teacher" in record else []),
         *([reach] if record["reaches"] else []),
-        *([f"- License of the weights that it started from: {license}"] if license else []),
+        *([f"- License of the weights that it was made from: {license}"] if license else []),
         f"- Seed {record['seed']}; {record['training_seconds']:.0f} s of training on"
         f" {record['machine']}; {record['date']}",
         f"- Recipe: `{json.dumps(record['recipe'])}`",

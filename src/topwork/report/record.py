@@ -27,6 +27,7 @@ from topwork.learn.targets import Targets, names_of
 from topwork.network.answers import conclusions
 from topwork.network.folder import why_not_timm
 from topwork.network.loading import Loaded
+from topwork.network.zoo import Backbone
 
 RECORD, SPLIT = "record.json", "split.csv"
 
@@ -98,6 +99,7 @@ def facts_of_fit(
             "weights": loaded.weights,
             "accounting": accounting.describe() if accounting else "all layers are random",
             "license": loaded.backbone.about.get("license"),
+            "made_from": images_alone(loaded.backbone),
         },
         "head": probes[-1] if (probes := probes_of(fitted)) else None,
         "phases": list(fitted.records),
@@ -116,6 +118,13 @@ def facts_of_fit(
             for name in ("topwork", "torch", "torchvision", "timm", "numpy", "pillow")
         },
     }
+
+
+def images_alone(backbone: Backbone) -> str | None:
+    """Return what images a backbone was made from; None if nobody says, or of other weights too."""
+    card = backbone.about
+    others = card.get("started_from") or card.get("teacher")
+    return card.get("source") if "method" in card and not others else None
 
 
 def notes_on(loaded: Loaded, fitted: Fitted, lost: list[tuple[str, str]]) -> list[str]:

@@ -344,15 +344,30 @@ def use(record: dict[str, Any], folder: str) -> dict[str, Any]:
         ("Score it on other images", f"topwork eval {quoted} DATA"),
         ("Export it", f"topwork export {quoted} --format onnx"),
     ]
-    license_name = record["backbone"]["license"]
     return {
         "ways": [(what, Code(code)) for what, code in ways],
         "why_not_timm": record["why_not_timm"],
-        "license": (
-            f"The network's pretrained weights are licensed {license_name}; what was learned on top"
-            " of them is bound by it, and by the terms of the images."
-            if license_name
-            else "No license is known for the network's pretrained weights: find out before you"
-            " pass the model on."
-        ),
+        "license": terms(record["backbone"]),
     }
+
+
+def terms(backbone: dict[str, Any]) -> str:
+    """Return what is to be known before a model is passed on, from the record of its backbone.
+
+    >>> terms({"weights": None, "license": "mit"})
+    'All weights were learned from these images: look up their terms before you pass the model on.'
+    """
+    license_name, images = backbone["license"], backbone.get("made_from")
+    if backbone["weights"] is None:
+        which = "All weights were learned from these images: look up their terms"
+    elif license_name:
+        return (
+            "The license of the network's pretrained weights, or of those that they were made"
+            f" from, is {license_name}; what was learned on top of them is bound by it, and by the"
+            " terms of the images."
+        )
+    elif images:
+        which = f"The network was pretrained on {images} alone: look up the terms of all images"
+    else:
+        which = "No license is known for the network's pretrained weights: find out"
+    return f"{which} before you pass the model on."

@@ -158,6 +158,8 @@ def print_axis(facts: dict[str, Any]) -> None:
     )
     if facts["note"]:
         note(facts["note"])
+    if facts["reaches"] not in (None, facts["cuts"][-1]["name"]):
+        note(f"its weights reach up to {facts['reaches']}; layers above are dropped by default")
     table = Table(box=None)
     table.add_column("depth", justify="right")
     table.add_column("cut point", overflow="fold")
