@@ -9,10 +9,12 @@ INSTALLED := $(VENV)/.installed
 install: $(INSTALLED)
 
 # uv resolves torch and torchvision together and from the package index alone, so the pair always fits.
+# Compiled once here, as a machine that writes no bytecode compiles torch anew in every process: 15 s each.
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt uv
-	$(BIN)/python -m uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m uv pip install --quiet --compile-bytecode --python $(BIN)/python --constraint constraints.txt \
+	    --editable '.[dev]'
 	touch $@
 
 demo: install

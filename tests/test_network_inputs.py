@@ -361,7 +361,8 @@ def test_what_is_impossible_is_refused_in_a_line(
 
 def test_weights_that_know_their_size_otherwise_are_refused(tmp_path: Path) -> None:
     folder = source(tmp_path / "source", "gmlp_ti16_224", (64, 64), img_size=[64, 64])
-    with pytest.raises(WeightsError, match=r"it is for 64x64 pixels .*leave out input_size"):
+    said = r"it is for 64x64 pixels, channels: 3, .*leave out input_size"
+    with pytest.raises(WeightsError, match=said):
         loaded(folder, input_size=(96, 96))
     free = loaded(folder, input_size=(96, 96), reused="input", frozen_random=True)
     assert free.chain.cuts[0].shape == (3, 96, 96)

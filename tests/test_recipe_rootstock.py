@@ -46,6 +46,7 @@ def test_classes_of_what_we_measure_on_are_left_out(recipe_script, tmp_path):
     assert recipe_script.photos_in(tmp_path) == [tmp_path / "a/n01443537_0.JPEG"]
 
 
+@pytest.mark.slow
 @needs_shared
 def test_cut_short_it_shows_the_trend(recipe_script, tmp_path):
     (tmp_path / "photos").mkdir()

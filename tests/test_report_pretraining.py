@@ -196,7 +196,7 @@ def test_a_card_says_what_the_weights_began_with_and_what_was_found() -> None:
     for line in (
         "- Started from `made` (SHA-256 abcdefabcdef), up to layer2",
         "- Teacher: `timm:resnet18` (SHA-256 0123456789ab, mit)",
-        "- License of the weights that it started from: apache-2.0",
+        "- License of the weights that it was made from: apache-2.0",
         "- Found: 1 unreadable, left out: a.png: empty",
         "- Found: 1 cannot be decoded, left out: b.png: cut off",
     ):

@@ -115,7 +115,7 @@ def load_backbone(backbone: Backbone, plan: Plan, seed: int = 0) -> Loaded:
     try:
         plan = plan.settle(chain)
     except PlanError as error:
-        if limit is None:
+        if limit in (None, chain.top.name):
             raise
         raise PlanError(f"{error} ({name} has weights up to {limit} only)") from error
     cuts = [chain.resolve(code) for code in plan.codes]

@@ -69,7 +69,9 @@ class Backbone:
 
         Of a fitted model's layers none above the highest code is written.
         """
-        return self.fitted.codes[-1] if self.fitted else self.about.get(REACHES)
+        if self.fitted:
+            return self.fitted.codes[-1] if self.fitted.codes else self.fitted.kept
+        return self.about.get(REACHES)
 
 
 def find_backbone(name: str | Path | Backbone, *, weights: str | Path | None = None) -> Backbone:
