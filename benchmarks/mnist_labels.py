@@ -183,23 +183,22 @@ def taken_off(rows: Sequence[dict], name: str, method: Method, count: int, draws
 def table(
     rows: Sequence[dict], methods: dict[str, Method], counts: Sequence[int], draws: int
 ) -> str:
-    """Return errors in percent without and with each method, and the difference."""
-    lines = [
-        "| method | network | way | " + " | ".join(f"{count} labels" for count in counts) + " |",
-        "|---|---|---|" + "---|" * len(counts),
-    ]
-    for name, method in methods.items():
-        for way in (HEAD, ALL):
-            cells = []
-            for count in counts:
-                before = errors(rows, NONE, ALL, method.backbone, count, draws)
-                after = errors(rows, name, way, method.backbone, count, draws)
-                mean, half = interval(100 * (before - after))
-                cells.append(
-                    f"{100 * before.mean():.1f} to {100 * after.mean():.1f}"
-                    f" ({mean - half:+.1f} to {mean + half:+.1f} taken off)"
-                )
-            lines.append(f"| {name} | {method.backbone} | {way} | {' | '.join(cells)} |")
+    """Return errors in percent from random weights and with each method, and points taken off."""
+    titles = " | ".join(f"{count:,} labels | taken off" for count in counts)
+    lines = [f"| network | start | plan | {titles} |", "|---|---|---|" + "---|---|" * len(counts)]
+    for network in dict.fromkeys(method.backbone for method in methods.values()):
+        before = [100 * errors(rows, NONE, ALL, network, count, draws) for count in counts]
+        cells = " | ".join(f"{found.mean():.1f} | " for found in before)
+        lines.append(f"| {network} | random | {ALL} | {cells}|")
+        for name in (name for name, method in methods.items() if method.backbone == network):
+            for way in (HEAD, ALL):
+                cells = ""
+                for count, without in zip(counts, before, strict=True):
+                    found = 100 * errors(rows, name, way, network, count, draws)
+                    mean, half = interval(without - found)
+                    cells += f" {found.mean():.1f} | {mean:+.1f}"
+                    cells += f" ({mean - half:+.1f} to {mean + half:+.1f}) |"
+                lines.append(f"| {network} | {name} | {way} |{cells}")
     return "\n".join(lines)
 
 
