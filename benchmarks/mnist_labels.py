@@ -183,13 +183,13 @@ def taken_off(rows: Sequence[dict], name: str, method: Method, count: int, draws
 def table(
     rows: Sequence[dict], methods: dict[str, Method], counts: Sequence[int], draws: int
 ) -> str:
-    """Return errors in percent from random weights and with each method, and points taken off."""
+    """Return errors in percent from scratch and with each method, and the points taken off."""
     titles = " | ".join(f"{count:,} labels | taken off" for count in counts)
     lines = [f"| network | start | plan | {titles} |", "|---|---|---|" + "---|---|" * len(counts)]
     for network in dict.fromkeys(method.backbone for method in methods.values()):
         before = [100 * errors(rows, NONE, ALL, network, count, draws) for count in counts]
         cells = " | ".join(f"{found.mean():.1f} | " for found in before)
-        lines.append(f"| {network} | random | {ALL} | {cells}|")
+        lines.append(f"| {network} | scratch | {ALL} | {cells}|")
         for name in (name for name, method in methods.items() if method.backbone == network):
             for way in (HEAD, ALL):
                 cells = ""

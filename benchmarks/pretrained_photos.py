@@ -1,16 +1,16 @@
 """Small photos, most of them without labels: what pretraining gains, by method.
 
 The third of CIFAR-10 of ../shared, 32 pixels, ResNet-20. Each method pretrains once on the training
-photos, none of them labeled for it, for about half an hour of one core of a slow machine (rotation,
-which sees each photo four times, for three quarters; the epochs are fixed, so that the weights do
-not depend on the machine). Then 17 labels a class are drawn (1 %), five times, and 167 (10 %),
-three times, and three plans learn from them: linear probes on frozen codes, at L and at the ends of
-all three stages, and the former followed by training all layers at a small rate. Beside them the
-same on random weights (where all layers are new, and learn at the rate of new ones), and training
-from scratch, which gets four times the epochs. All see the same views (random crops, mirrored or
-not) and are tested on the same photos. The gain over scratch is paired by draw; its interval is
-Student's t over the draws, of one pretraining each. So that start and training can be told apart,
-the weights of the two best methods are also trained just as scratch is, as long and at its rate.
+photos, none of them labeled for it, for 37 to 50 minutes of one core of a slow machine beside other
+work (the epochs are fixed, so that the weights do not depend on the machine). Then 17 labels a
+class are drawn (1 %), five times, and 167 (10 %), three times, and three plans learn from them:
+linear probes on frozen codes, at L and at the ends of all three stages, and the former followed by
+training all layers at a small rate. Beside them the same on random weights (where all layers are
+new, and learn at the rate of new ones), and training from scratch, which gets four times the
+epochs. All see the same views (random crops, mirrored or not) and are tested on the same photos.
+The gain over scratch is paired by draw; its interval is Student's t over the draws, of one
+pretraining each. So that start and training can be told apart, the weights of the two best methods
+are also trained just as scratch is, as long and at its rate.
 
 What was done is kept in OUT and not done again; an interrupted pretraining goes on where it was.
 

@@ -69,6 +69,8 @@ def test_clean_data_are_split_and_counted():
         "18 images, 2 classes: 6 train, 6 val, 6 test (as given)",
         "2 classes with fewer than 10 training images: a; b",
     ]
+    one = replace(result, tiny=("a",)).lines()
+    assert one[-1] == "1 class with fewer than 10 training images: a"
     assert result.faults() == []
     assert audit(image_set(files), strict=True) == result
 

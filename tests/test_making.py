@@ -5,6 +5,7 @@ import os
 import signal
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from topwork.data.items import images_from_arrays
 from topwork.data.loading import untracked
 from topwork.errors import BackboneError, DataError, PlanError, UsageError, WeightsError
 from topwork.learn.checkpoints import Checkpoints
-from topwork.making import pretrain
+from topwork.making import license_of, pretrain
 from topwork.network.loading import load_backbone
 from topwork.network.state import read_state
 from topwork.network.zoo import find_backbone
@@ -226,6 +227,7 @@ def test_what_cannot_be_read_is_told(tmp_path, caplog):
     wanted = {"method": "rotation", "backbone": "topwork:small_convnet", "size": (8, 8)}
     record = pretrain(folder, tmp_path / "made", **wanted, epochs=1)
     assert record["images"] + record["held_out"] == 19
+    assert "topwork:small_convnet starts from random weights" in caplog.text
     words = (tmp_path / "made" / "README.md").read_text()
     for name in ("broken.png", "03.png"):
         assert name in caplog.text
@@ -352,6 +354,27 @@ def test_layers_that_were_not_trained_are_left_out_and_told_of(tmp_path, topwork
         "fit", tmp_path / "bars.npz", *low, *run[:3], tmp_path / "no", "--frozen", top
     )
     assert (refused.code, f"has weights up to {reach} only" in refused.err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("start", "teacher", "said"),
+    [
+        ("mit", None, "mit"),
+        (None, "mit", "mit"),
+        ("mit", "apache-2.0", "apache-2.0 and mit"),
+        ("mit", "", "mit and one that is not known"),
+        ("", None, ""),
+        (None, None, ""),
+    ],
+)
+def test_licenses_of_all_that_weights_are_made_from(start, teacher, said):
+    def source(license: str | None) -> SimpleNamespace:
+        """Return a network with weights of this license, "" for an unknown one, or without any."""
+        about = SimpleNamespace(about={"license": license or None})
+        return SimpleNamespace(weights=None if license is None else {"file": "x"}, backbone=about)
+
+    taught = SimpleNamespace(loaded=source(teacher)) if teacher is not None else None
+    assert license_of(SimpleNamespace(loaded=source(start), teacher=taught)) == said
 
 
 def test_a_model_that_keeps_few_layers_is_where_it_starts(npz, tmp_path, topwork: Command):

@@ -1,6 +1,7 @@
 """Other image sizes and channel counts: held against timm's own adaptation of the same weights."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -149,7 +150,7 @@ def small_torchvision_vit(side: int) -> nn.Module:
 def test_torchvisions_vision_transformer_is_treated_as_timms_is() -> None:
     before, after = small_torchvision_vit(32), small_torchvision_vit(48)
     given = before.state_dict()
-    fitted = adapt_state(given, after, InputChange((32, 32), (48, 48), 3))
+    fitted = adapt_state(given, after, InputChange((32, 32), (48, 48), 3, 3))
     assert list(fitted) == ["encoder.pos_embedding"]
     after.load_state_dict({**given, **fitted})
     old, new = given["encoder.pos_embedding"], fitted["encoder.pos_embedding"]
@@ -161,7 +162,7 @@ def test_torchvisions_vision_transformer_is_treated_as_timms_is() -> None:
 def test_torchvisions_own_way_differs_in_where_it_puts_the_corners() -> None:
     given = torch.randn(1, 17, 5, generator=torch.Generator().manual_seed(0))
     grid = given[:, 1:].reshape(1, 4, 4, 5).permute(0, 3, 1, 2)
-    ours = resample_positions(given, (8, 8), InputChange((32, 32), (48, 48), 3))
+    ours = resample_positions(given, (8, 8), InputChange((32, 32), (48, 48), 3, 3))
     theirs = interpolate_embeddings(48, 8, {"encoder.pos_embedding": given.clone()})
     corners = {"mode": "bicubic", "align_corners": True}
     edges = {"mode": "bicubic", "align_corners": False, "antialias": True}
@@ -364,6 +365,10 @@ def test_weights_that_know_their_size_otherwise_are_refused(tmp_path: Path) -> N
     said = r"it is for 64x64 pixels, channels: 3, .*leave out input_size"
     with pytest.raises(WeightsError, match=said):
         loaded(folder, input_size=(96, 96))
+    own = find_backbone(folder)
+    gray = replace(own, preprocessing=replace(own.preprocessing, mean=(0.5,), std=(0.5,)))
+    with pytest.raises(WeightsError, match="64x64 pixels, channels: 1, "):
+        load_backbone(gray, Plan("gray", input_size=(96, 96)))
     free = loaded(folder, input_size=(96, 96), reused="input", frozen_random=True)
     assert free.chain.cuts[0].shape == (3, 96, 96)
 

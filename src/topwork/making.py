@@ -51,6 +51,8 @@ log = logging.getLogger("topwork")
 
 DESCRIBED = 2000
 """Images whose codes' statistics go with the backbone."""
+UNKNOWN = "one that is not known"
+"""Said of a license."""
 RECORD, CARD = "record.json", "README.md"
 
 
@@ -142,7 +144,7 @@ def pretrain(
         )
         networks = load_networks(request)
         began, up_to = networks.loaded.weights, networks.loaded.plan.reused
-        first = f"its own weights up to {up_to}" if began else "random weights"
+        first = f"{began['file']}, up to {up_to}" if began else "random weights"
         log.info("%s starts from %s", found.name, first)
         clock.lap("backbone")
         audited = audit_photos(images, track)
@@ -261,10 +263,14 @@ def started_from(loaded: Loaded) -> dict[str, Any] | None:
 
 
 def license_of(material: Material) -> str:
-    """Return the known licenses of the weights that these are made from, a teacher's among them."""
+    """Return the licenses of the weights that these are made from, a teacher's among them.
+
+    Nothing if all of them are unknown, or there are no such weights.
+    """
     teacher = [material.teacher.loaded] if material.teacher else []
     sources = [one.backbone.about for one in (material.loaded, *teacher) if one.weights]
-    return " and ".join(sorted({about["license"] for about in sources if about.get("license")}))
+    found = {about.get("license") or UNKNOWN for about in sources}
+    return "" if found == {UNKNOWN} else " and ".join(sorted(found))
 
 
 def source_of(teacher: Loaded) -> dict[str, Any]:

@@ -42,7 +42,7 @@ def save_backbone(
         card: what is known of them, JSON-able; ``license`` and ``source`` among it.
         classifier: whether the network's own classifier was trained; if not, it is left out, so
             that nobody takes what it says for the source's classes.
-        up_to: what lies above it has random weights and is left out too; None for L.
+        up_to: what lies above it is left out too; None for L.
         labels: what these are called, where that is known.
         half: whether to keep matrices and kernels in half precision; vectors, such as a batch
             norm's statistics, are few and stay as they are.

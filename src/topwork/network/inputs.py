@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from topwork.errors import BackboneError, PlanError
 
 COLORS = 3
-"""Channels of the images that every known source was trained on."""
+"""Channels of color images, which published weights are for."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class InputChange:
     source: tuple[int, int]
     size: tuple[int, int]
     channels: int
-    source_channels: int = COLORS
+    source_channels: int
 
 
 def shown(size: tuple[int, int]) -> str:

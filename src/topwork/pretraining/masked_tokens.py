@@ -99,7 +99,7 @@ class MaskedTokens(nn.Module):
     def pixels(self, images: Tensor, hidden: Tensor) -> Tensor:
         """Return all pixels as told from patches that are not hidden, [n, C, H, W].
 
-        Mean and deviation of each patch, which nobody tells, are its own.
+        What is predicted are normalized pixels; mean and deviation are taken from the images.
         """
         mean, deviation = patch_statistics(patched(images, self.own))
         told = self.predicted(images, hidden) * deviation + mean

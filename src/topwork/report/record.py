@@ -8,7 +8,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -27,7 +27,6 @@ from topwork.learn.targets import Targets, names_of
 from topwork.network.answers import conclusions
 from topwork.network.folder import why_not_timm
 from topwork.network.loading import Loaded
-from topwork.network.zoo import Backbone
 
 RECORD, SPLIT = "record.json", "split.csv"
 
@@ -98,8 +97,8 @@ def facts_of_fit(
             "preprocessing": loaded.backbone.preprocessing.to_dict(),
             "weights": loaded.weights,
             "accounting": accounting.describe() if accounting else "all layers are random",
-            "license": loaded.backbone.about.get("license"),
-            "made_from": images_alone(loaded.backbone),
+            "license": loaded.backbone.about.get("license") if loaded.weights else None,
+            "made_from": images_alone(loaded.backbone.about),
         },
         "head": probes[-1] if (probes := probes_of(fitted)) else None,
         "phases": list(fitted.records),
@@ -120,9 +119,13 @@ def facts_of_fit(
     }
 
 
-def images_alone(backbone: Backbone) -> str | None:
-    """Return what images a backbone was made from; None if nobody says, or of other weights too."""
-    card = backbone.about
+def images_alone(card: Mapping[str, Any]) -> str | None:
+    """Return what images a backbone was made from; None if nobody says, or of other weights too.
+
+    >>> images_alone({"method": "gan", "source": "scans", "started_from": None})
+    'scans'
+    >>> images_alone({"method": "distill", "source": "scans", "teacher": {"name": "large"}})
+    """
     others = card.get("started_from") or card.get("teacher")
     return card.get("source") if "method" in card and not others else None
 

@@ -356,6 +356,12 @@ def terms(backbone: dict[str, Any]) -> str:
 
     >>> terms({"weights": None, "license": "mit"})
     'All weights were learned from these images: look up their terms before you pass the model on.'
+    >>> "is mit; what" in terms({"weights": {}, "license": "mit"})
+    True
+    >>> terms({"weights": {}, "license": None, "made_from": "scans"})[:43]
+    'The network was pretrained on scans alone: '
+    >>> terms({"weights": {}, "license": None})[:20]
+    'No license is known '
     """
     license_name, images = backbone["license"], backbone.get("made_from")
     if backbone["weights"] is None:
