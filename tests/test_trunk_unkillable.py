@@ -385,16 +385,14 @@ def test_kills_are_judged(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     kill = importlib.import_module("kill_extract")
     alone = kill.Reference("rows", {"a": "1"}, count=600, seconds=1.0)
-    shard = kill.builds.WORKERS * kill.builds.CHUNK
+    most = kill.builds.MOST_LOST
     stop = kill.Stop(0.5, 100, [])
-    assert kill.judged(alone, "rows", {"a": "1"}, shard, [stop]) == []
-    assert kill.judged(alone, "rows", {"a": "1"}, 2 * shard, [stop, stop]) == []
+    assert kill.judged(alone, "rows", {"a": "1"}, most, [stop]) == []
+    assert kill.judged(alone, "rows", {"a": "1"}, 2 * most, [stop, stop]) == []
     assert kill.judged(alone, "others", {"a": "1"}, 0, [stop]) == ["ROWS DIFFER"]
     assert kill.judged(alone, "rows", {"a": "2"}, 0, [stop]) == ["SHARDS DIFFER"]
     assert kill.judged(alone, "rows", {}, 0, [stop]) == ["SHARDS DIFFER"]
-    assert kill.judged(alone, "rows", {"a": "1"}, shard + 1, [stop]) == [
-        f"MORE THAN {shard} REDONE"
-    ]
+    assert kill.judged(alone, "rows", {"a": "1"}, most + 1, [stop]) == [f"MORE THAN {most} REDONE"]
     broken = kill.Stop(0.5, 100, ["a shard"])
     assert kill.judged(alone, "rows", {"a": "1"}, 0, [stop, broken]) == ["DAMAGED FILES"]
 
