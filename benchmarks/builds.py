@@ -41,7 +41,7 @@ DEPTHS, POOLS = ("layer2", "layer4"), ("none", "avg")  # two stores: maps, and p
 WORKERS = 2  # threads of an extraction here
 AT_ONCE = 16  # images that a thread takes
 MOST_LOST = CHUNK + (2 * WORKERS + 1) * AT_ONCE
-"""Images that a kill may cost: a chunk that is not written yet, and what threads are given ahead."""
+"""Images that a kill may cost: a chunk not written yet, and what threads are given ahead."""
 LONG_AGO = 3600.0
 
 os.environ["OMP_NUM_THREADS"] = "1"  # processes share the cores, and the network is tiny
