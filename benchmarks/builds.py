@@ -39,7 +39,7 @@ CHUNK = 48  # images that are computed and written together
 SIZE = (64, 64)
 DEPTHS, POOLS = ("layer2", "layer4"), ("none", "avg")  # two stores: maps, and pooled codes
 WORKERS = 2  # threads of an extraction here
-AT_ONCE = 16  # images that a thread takes
+AT_ONCE = 16  # images that a thread takes, one batch of them
 MOST_LOST = CHUNK + (2 * WORKERS + 1) * AT_ONCE
 """Images that a kill may cost: a chunk not written yet, and what threads are given ahead."""
 LONG_AGO = 3600.0
@@ -117,7 +117,7 @@ def extract(build: Build) -> None:
     images = open_images(build.photos)
     digests = [hashlib.sha256(images.read(index)).hexdigest() for index in range(len(images))]
     extractor = new_extractor()
-    building.SHARD_ROWS = CHUNK
+    building.SHARD_ROWS, building.BATCHES = CHUNK, 1  # as small shards go with small tasks
     with logged(images.source, build.log) as source:
         build.started.touch()
         while build.gate and not build.gate.exists():

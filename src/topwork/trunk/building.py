@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -27,8 +26,8 @@ SHARD_SECONDS = 10.0
 """Images, bytes of codes or seconds of work after which what is finished is written: so that a run
 that dies loses little, and little has to be held."""
 
-AT_ONCE = 8
-"""Images that a thread decodes and then runs, before it comes back for more, or a batch of more."""
+BATCHES = 4
+"""That a thread decodes and then runs, before it comes back for more."""
 
 POLL = 0.2  # seconds between two looks at what another process has claimed
 
@@ -107,8 +106,9 @@ def build(stores: Sequence[Store], digests: Sequence[str], work: Work, track: Tr
     with open_claims(cache_folder() / "claims") as claims, Writer(stores) as writer:
         while lacking:
             left: list[tuple[str, ...]] = []
-            size = math.ceil(AT_ONCE / work.batch) * work.batch
-            batches = claimed_batches(lacking, left, writer, claims if shared else None, size)
+            batches = claimed_batches(
+                lacking, left, writer, claims if shared else None, BATCHES * work.batch
+            )
             for (chunk, batch, is_last), done in map_ahead(
                 batches, lambda claimed: compute(work, claimed[1])
             ):
