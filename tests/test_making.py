@@ -22,9 +22,10 @@ from topwork.data.loading import untracked
 from topwork.errors import BackboneError, DataError, PlanError, UsageError, WeightsError
 from topwork.learn.checkpoints import Checkpoints
 from topwork.making import license_of, pretrain
+from topwork.network.backbone_folder import save_backbone
 from topwork.network.loading import load_backbone
 from topwork.network.state import read_state
-from topwork.network.zoo import find_backbone
+from topwork.network.zoo import REACHES, find_backbone
 from topwork.phase import Phase
 from topwork.plan import Plan
 from topwork.pretraining.methods import RECIPES, recipe_of
@@ -343,17 +344,23 @@ def test_layers_that_were_not_trained_are_left_out_and_told_of(tmp_path, topwork
     # What was learned above belongs to other layers below by then.
     wanted = {"method": "masked", "backbone": tmp_path / "again", "size": (64, 64), "epochs": 1}
     assert pretrain(tmp_path / "bars.npz", tmp_path / "twice", **wanted)["reaches"] == reach
-    low = ("--backbone", tmp_path / "twice", "--runtime", "eager", "--json")
-    found = topwork("profile", tmp_path / "bars.npz", *low)
-    assert json.loads(found.out)["depths"][-1]["name"] == reach
+
+
+def test_a_backbone_that_ends_lower_is_used_as_far_as_it_reaches(npz, tmp_path, topwork: Command):
+    plan = Plan("x", reused="0", input_size=(8, 8), phases=(Phase(frozen="input", epochs=1),))
+    loaded = load_backbone(find_backbone("topwork:small_convnet"), plan)
+    reach, top = loaded.chain.resolve("block2"), loaded.chain.top.name
+    card = {REACHES: reach.name}
+    save_backbone(tmp_path / "low", loaded, card, classifier=False, up_to=reach)
+    low = ("--backbone", tmp_path / "low", "--runtime", "eager", "--json")
+    found = topwork("profile", npz, *low)
+    assert json.loads(found.out)["depths"][-1]["name"] == reach.name
     run = ("--plan", "features", "--out", tmp_path / "run")
-    found = topwork("fit", tmp_path / "bars.npz", *low, *run)
-    assert json.loads(found.out)["plan"]["kept"] == reach
-    assert reach in topwork("inspect", tmp_path / "twice").err.partition("reach up to ")[2]
-    refused = topwork(
-        "fit", tmp_path / "bars.npz", *low, *run[:3], tmp_path / "no", "--frozen", top
-    )
-    assert (refused.code, f"has weights up to {reach} only" in refused.err) == (2, True)
+    assert json.loads(topwork("fit", npz, *low, *run).out)["plan"]["kept"] == reach.name
+    assert reach.name in topwork("inspect", tmp_path / "low").err.partition("reach up to ")[2]
+    above = (*run[:3], tmp_path / "none", "--frozen", top)
+    refused = topwork("fit", npz, *low, *above)
+    assert (refused.code, f"has weights up to {reach.name} only" in refused.err) == (2, True)
 
 
 @pytest.mark.parametrize(
